@@ -1,0 +1,105 @@
+"""TOML files and `key=value` words become one frozen pydantic model; a misspelt key names the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tutelage.core.errors import ConfigError
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's configuration: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    out: str | None = None
+    """Run directory to write."""
+    seed: int = 0
+    """Every random stream of the stage derives from this one number."""
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file; ConfigError names the file and line when it is missing or malformed."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe; give the path of a .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def parse_words(words: Sequence[str]) -> dict[str, Any]:
+    """Turn `["optimizer.lr=0.1", "model=runs/sft"]` into a nested dict; values are TOML, or else plain strings."""
+    out: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r}: expected key=value")
+        try:
+            value = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        node = out
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{word!r}: {parent!r} was already given a plain value")
+        node[last] = value
+    return out
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge: `over` wins; tables are joined key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = merge(out[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration") -> C:
+    """Validate `values` as `kind`. Raises ConfigError naming each wrong key, and for unknown keys the nearest known."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for issue in error.errors():
+            key = ".".join(str(part) for part in issue["loc"])
+            if issue["type"] == "extra_forbidden":
+                known = _known_keys(kind, issue["loc"][:-1])
+                near = difflib.get_close_matches(str(issue["loc"][-1]), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+                lines.append(f"unknown key {key!r}; {hint}")
+            else:
+                lines.append(f"{key}={issue.get('input')!r}: {issue['msg']}")
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _known_keys(kind: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            kind = inner
+    return list(kind.model_fields)
+
+
+def digest(value: Any) -> str:
+    """Stable short hash of JSON-able data (sorted keys)."""
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
