@@ -1,0 +1,237 @@
+"""The engine on weights in this process: generate, stream, score, and the rollout path that PPO uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from tutelage.core.errors import DataError
+from tutelage.engine.decode import BatchDecoder, Finished, Request, inference_attention
+from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
+from tutelage.engine.sampling import derive_seed
+
+
+class LocalEngine:
+    """Generation and scoring on a live model; nothing is copied, so it always sees the current weights.
+
+    ``max_rows``: most rows decoded at once. ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_rows: int = 256, bf16: bool = False) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_rows = max_rows
+        self.bf16 = bf16
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens (prompt and completion) that the model takes."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+
+    @property
+    def eos_tokens(self) -> tuple[int, ...]:
+        """Token ids that end a completion with reason "eos": the tokenizer's and those of the generation config."""
+        found = [self.tokenizer.eos_token_id] if self.tokenizer is not None else []
+        for source in (getattr(self.model, "generation_config", None), self.model.config):
+            value = getattr(source, "eos_token_id", None)
+            found += list(value) if isinstance(value, (list, tuple)) else [value]
+        return tuple(dict.fromkeys(t for t in found if t is not None))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt: text as the tokenizer encodes it, messages by the chat template, ids as they are."""
+        if isinstance(prompt, str):
+            return list(self.tokenizer(prompt)["input_ids"])
+        items = list(prompt)
+        if items and not isinstance(items[0], int):
+            if getattr(self.tokenizer, "chat_template", None) is None:
+                raise DataError("the prompt is a list of messages, but the tokenizer has no chat template")
+            text = self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return [int(token) for token in items]  # type: ignore[call-overload]
+
+    def generate(
+        self, prompts: Sequence[Prompt] | str, params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Output]:
+        """One Output a prompt, in order. A request that cannot be served has ``error`` set; the others go on."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        each = _each(params, len(prompts))
+        encoded: list[list[int]] = []
+        errors: list[str | None] = []
+        for prompt, wanted in zip(prompts, each, strict=True):
+            try:
+                ids = self.encode(prompt)
+                error = self._refusal(ids, wanted)
+            except (DataError, ValueError, TypeError) as problem:
+                ids, error = [], str(problem)
+            encoded.append(ids)
+            errors.append(error)
+        fine = [i for i, error in enumerate(errors) if error is None]
+        made = self._groups([encoded[i] for i in fine], [each[i] for i in fine], [_seed(each[i]) for i in fine])
+        outputs = [Output(tuple(ids), (), error) for ids, error in zip(encoded, errors, strict=True)]
+        for i, completions in zip(fine, made, strict=True):
+            echoed = None
+            if each[i].prompt_logprobs is not None:
+                scored = self.score([(encoded[i][:1], encoded[i][1:])])[0]
+                echoed = (None, *scored.token_logprobs)
+            outputs[i] = Output(tuple(encoded[i]), tuple(completions), None, echoed)
+        return outputs
+
+    def rollout(
+        self, prompt_ids: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int] | None = None
+    ) -> list[Completion]:
+        """The quick path of PPO: ``params.n`` completions a prompt, prompt-major, as one flat list.
+
+        Row i draws with ``seeds[i]``, else with a seed derived from ``params.seed`` (or torch's generator) and i, so
+        equal prompts get different answers. Raises DataError for a prompt that does not fit.
+        """
+        for i, ids in enumerate(prompt_ids):
+            error = self._refusal(ids, params)
+            if error:
+                raise DataError(f"prompt {i}: {error}")
+        base = _seed(params)
+        chosen = list(seeds) if seeds is not None else [derive_seed(base, i + 1) for i in range(len(prompt_ids))]
+        made = self._groups(prompt_ids, [params] * len(prompt_ids), chosen)
+        return [completion for group in made for completion in group]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
+        """Pieces of one completion's text as they are sampled; the last piece has the finish reason.
+
+        Text that may still turn into a stop string or is an unfinished character is held back.
+        Raises DataError for a prompt that cannot be served.
+        """
+        params = params or SamplingParams()
+        ids = self.encode(prompt)
+        error = self._refusal(ids, params)
+        if error:
+            raise DataError(error)
+        from tutelage.engine.stream import stream_pieces
+
+        yield from stream_pieces(self, ids, params, _seed(params))
+
+    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 8192) -> list[Score]:
+        """Log-probability of each continuation given its context (each a str or token ids), in order.
+
+        Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
+        padded size of one forward. An empty context starts at the bos token (else eos).
+        """
+        from tutelage.engine.score import score_pairs
+
+        return score_pairs(self, pairs, max_tokens)
+
+    def _refusal(self, ids: Sequence[int], params: SamplingParams) -> str | None:
+        if not ids:
+            return "the prompt is empty"
+        limit = self.context_length
+        if len(ids) + min(params.max_tokens, 1) > limit:
+            return f"the prompt has {len(ids)} tokens and the model's context is {limit}"
+        vocab = self.model.get_input_embeddings().num_embeddings
+        if min(ids) < 0 or max(ids) >= vocab:
+            return f"the prompt has token ids outside 0..{vocab - 1}"
+        named = (*params.banned_tokens, *params.stop_tokens, *(params.logit_bias or {}))
+        if any(not 0 <= token < vocab for token in named):
+            return f"banned_tokens, stop_tokens or logit_bias name ids outside 0..{vocab - 1}"
+        return None
+
+    def _groups(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], seeds: Sequence[int]
+    ) -> list[list[Completion]]:
+        """Completions of each prompt; batches of at most ``max_rows`` rows, prompts of like length together."""
+        groups = []
+        clipped: dict[tuple[int, int], SamplingParams] = {}
+        for ids, wanted, seed in zip(prompts, params, seeds, strict=True):
+            room = self.context_length - len(ids)
+            if wanted.max_tokens > room:
+                # rows keep sharing one object (the sampler reads each object once)
+                key = (id(wanted), room)
+                if key not in clipped:
+                    clipped[key] = SamplingParams(**{**wanted.__dict__, "max_tokens": room})
+                wanted = clipped[key]
+            groups.append([Request(ids, wanted, derive_seed(seed, j)) for j in range(wanted.n)])
+        order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
+        done: list[list[Completion]] = [[] for _ in groups]
+        for batch in _batches(order, groups, self.max_rows):
+            finished = iter(self.decode([groups[i] for i in batch]))
+            for i in batch:
+                done[i] = [self._completion(request.params, next(finished)) for request in groups[i]]
+        return done
+
+    def decode(self, groups: Sequence[Sequence[Request]], on_token: Any = None) -> list[Finished]:
+        """Run one batch through the decoding loop in inference mode."""
+        pad = getattr(self.tokenizer, "pad_token_id", None) or 0
+        decoder = BatchDecoder(self.model, pad, self.eos_tokens, self._has_stop)
+        with torch.inference_mode(), inference_attention(self.model), self.autocast():
+            return decoder.run(groups, on_token)
+
+    def complete(self, request: Request, on_token: Any = None) -> Completion:
+        """One completion of one request; ``on_token(row, token)`` sees each token as it is sampled."""
+        room = self.context_length - len(request.prompt)
+        if request.params.max_tokens > room:
+            request = Request(
+                request.prompt, SamplingParams(**{**request.params.__dict__, "max_tokens": room}), request.seed
+            )
+        return self._completion(request.params, self.decode([[request]], on_token)[0])
+
+    def autocast(self) -> Any:
+        """The bfloat16 autocast context if the engine was asked for it."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Text of completion tokens without special tokens."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True) if self.tokenizer is not None else ""
+
+    def _has_stop(self, request: Request, tokens: list[int]) -> bool:
+        # a stop string that ends now begins at most its own bytes ago; the rest of the text was looked at before
+        window = max(len(stop.encode()) for stop in request.params.stop) + 8
+        recent = self.text_of(tokens[-window:])
+        if not any(stop in recent for stop in request.params.stop):
+            return False
+        text = self.text_of(tokens)
+        return any(stop in text for stop in request.params.stop)
+
+    def _completion(self, params: SamplingParams, finished: Finished) -> Completion:
+        tokens = finished.tokens
+        ended = finished.reason in ("eos", "stop") and tokens and (
+            tokens[-1] in params.stop_tokens or finished.reason == "eos"
+        )
+        text = self.text_of(tokens[:-1] if ended else tokens)
+        cuts = [text.find(stop) for stop in params.stop if stop in text]
+        if cuts and finished.reason == "stop":
+            text = text[: min(cuts)]
+        top = tuple(finished.top) if finished.top is not None else None
+        return Completion(text, tuple(tokens), tuple(finished.logprobs), finished.reason, top)
+
+
+def _seed(params: SamplingParams) -> int:
+    if params.seed is not None:
+        return params.seed
+    return int(torch.randint(-(2**63), 2**63 - 1, ()))
+
+
+def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise DataError(f"{count} prompts but {len(params)} SamplingParams")
+    return list(params)
+
+
+def _batches(order: Sequence[int], groups: Sequence[Sequence[Any]], max_rows: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    rows = 0
+    for i in order:
+        if batch and rows + len(groups[i]) > max_rows:
+            yield batch
+            batch, rows = [], 0
+        batch.append(i)
+        rows += len(groups[i])
+    if batch:
+        yield batch

@@ -1,0 +1,110 @@
+"""What is asked of an engine and what comes back. Plain frozen data; no torch needed to import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.core.errors import ConfigError
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+"""Plain text to continue, token ids, or a list of {"role", "content"} messages."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to continue a prompt.
+
+    temperature 0 is greedy; top_k 0, top_p 1, min_p 0, repetition_penalty 1 mean off. ``stop`` are strings (the text
+    ends before them), ``stop_tokens`` ids that end it as the end-of-text token does, ``banned_tokens`` are never
+    sampled, ``logit_bias`` maps ids to a number added to the logit. The same ``seed`` gives the same completion
+    whatever else is in the batch; None draws one from torch's generator. ``logprobs``: how many alternatives.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    banned_tokens: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop_tokens", tuple(self.stop_tokens))
+        object.__setattr__(self, "banned_tokens", tuple(self.banned_tokens))
+        checks = (
+            ("max_tokens", self.max_tokens >= 0, "at least 0"),
+            ("temperature", self.temperature >= 0, "at least 0"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "within 0 and 1"),
+            ("n", self.n >= 1, "at least 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("stop", all(self.stop), "free of empty strings"),
+        )
+        for name, fine, expected in checks:
+            if not fine:
+                raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One continuation.
+
+    ``tokens`` include the token that ended it (end-of-text or stop token); ``text`` does not. ``logprobs``: each
+    token's log-probability in nats under the model at the request's temperature, before bans, biases, penalties and
+    truncation. ``finish_reason``: "stop" | "length" | "eos". ``top_logprobs``: for each token a map id -> log-prob.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    top_logprobs: tuple[Mapping[int, float], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """The answer to one prompt: ``completions`` (n of them), or an ``error`` and no completions."""
+
+    prompt_tokens: tuple[int, ...] = ()
+    completions: tuple[Completion, ...] = ()
+    error: str | None = None
+    prompt_logprobs: tuple[float | None, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        """The first completion's text ("" if there is none)."""
+        return self.completions[0].text if self.completions else ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probability of a continuation given its context, in nats, with its per-token parts.
+
+    ``is_greedy``: every token was the model's first choice.
+    """
+
+    logprob: float
+    token_logprobs: tuple[float, ...] = ()
+    is_greedy: bool = False
+    tokens: tuple[int, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A streamed piece of text; the last one carries the finish reason."""
+
+    text: str
+    tokens: tuple[int, ...] = field(default=())
+    finish_reason: str | None = None

@@ -1,0 +1,103 @@
+"""Scoring continuations with a causal LM by padded batches of full forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from tutelage.engine.decode import inference_attention
+from tutelage.engine.requests import Score
+
+
+def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
+    """Token ids of both sides; strings are encoded as one text and cut where the context's own tokens end."""
+    if isinstance(context, str) and isinstance(continuation, str):
+        # trailing blanks of the context belong to the continuation's first token
+        blanks = len(context) - len(context.rstrip())
+        if blanks:
+            context, continuation = context[:-blanks], context[-blanks:] + continuation
+        left = engine.encode(context) if context else []
+        whole = engine.encode(context + continuation)
+        return whole[: len(left)], whole[len(left) :]
+    left = engine.encode(context) if context else []
+    right = (
+        list(engine.tokenizer(continuation, add_special_tokens=False)["input_ids"])
+        if isinstance(continuation, str)
+        else [int(t) for t in continuation]
+    )
+    return left, right
+
+
+def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
+    left, right = _split(engine, context, continuation)
+    if not left and right:
+        start = getattr(engine.tokenizer, "bos_token_id", None)
+        if start is None:
+            start = getattr(engine.tokenizer, "eos_token_id", None)
+        if start is None:
+            return "the context is empty and the tokenizer has neither a bos nor an eos token"
+        # some tokenizers put the bos token in front of every text themselves
+        left, right = ([start], right[1:]) if right[0] == start and len(right) > 1 else ([start], right)
+    size = len(left) + len(right) - 1
+    if size > engine.context_length:
+        return f"context and continuation have {size + 1} tokens and the model's context is {engine.context_length}"
+    return left, right
+
+
+def _batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) -> list[Score]:
+    """One Score a pair, in order; see ``LocalEngine.score``."""
+    prepared = [_prepare(engine, *pair) for pair in pairs]
+    scores: list[Score] = [
+        Score(float("nan"), error=item) if isinstance(item, str) else Score(0.0, (), True, ()) for item in prepared
+    ]
+    sizes = [0 if isinstance(item, str) else len(item[0]) + len(item[1]) - 1 for item in prepared]
+    wanted = [i for i, item in enumerate(prepared) if not isinstance(item, str) and item[1]]
+    order = sorted(wanted, key=lambda i: -sizes[i])
+    with torch.inference_mode(), inference_attention(engine.model), engine.autocast():
+        for batch in _batches(sizes, order, max_tokens):
+            for i, score in zip(batch, _forward(engine, [prepared[i] for i in batch]), strict=True):
+                scores[i] = score
+    return scores
+
+
+def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
+    device = engine.device
+    width = max(len(left) + len(right) - 1 for left, right in items)
+    ids = torch.zeros(len(items), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    targets = torch.zeros_like(ids)
+    for row, (left, right) in enumerate(items):
+        whole = torch.tensor([*left, *right])
+        ids[row, : len(whole) - 1] = whole[:-1]
+        targets[row, : len(whole) - 1] = whole[1:]
+        mask[row, : len(whole) - 1] = 1
+    ids, mask, targets = ids.to(device), mask.to(device), targets.to(device)
+    # only the positions that are scored by some row get logits
+    first = min(len(left) for left, _ in items) - 1
+    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = engine.model(
+        input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=width - first
+    )
+    logits = out.logits[:, -(width - first) :].float()
+    targets = targets[:, first:]
+    logprobs = (logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
+    greedy = (logits.argmax(-1) == targets).tolist()
+    scores = []
+    for row, (left, right) in enumerate(items):
+        start = len(left) - 1 - first
+        part = logprobs[row][start : start + len(right)]
+        scores.append(Score(sum(part), tuple(part), all(greedy[row][start : start + len(right)]), tuple(right)))
+    return scores

@@ -1,0 +1,179 @@
+"""Creating, loading, resizing and saving Hugging Face models together with their tokenizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from tutelage.core.errors import ConfigError, DataError, TutelageError
+from tutelage.model.presets import PRESETS, build_config
+
+Tokenizer = Any
+"""A transformers tokenizer (PreTrainedTokenizerBase)."""
+
+_DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    "float16": torch.float16, "fp16": torch.float16,
+}  # fmt: skip
+
+
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """``"float32"``, ``"bf16"``, a torch dtype, or ``"auto"``/None (which give None: the checkpoint's own)."""
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; known: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def parameter_count(model: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters, shared ones counted once; only the trainable ones if asked."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def set_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer's pad, bos and eos ids into the model's config and generation config."""
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(tokenizer, key, None)
+        if value is None:
+            continue
+        setattr(model.config, key, value)
+        if getattr(model, "generation_config", None) is not None:
+            setattr(model.generation_config, key, value)
+
+
+def create_model(
+    name: str,
+    tokenizer: Tokenizer,
+    max_length: int,
+    seed: int = 0,
+    dtype: str | torch.dtype = "float32",
+    attn_implementation: str = "eager",
+    **overrides: Any,
+) -> PreTrainedModel:
+    """A randomly initialised causal LM of preset ``name`` (``preset:`` may precede it).
+
+    The same seed gives the same weights, whatever the global generator's state, which is left untouched.
+    """
+    config = build_config(name, len(tokenizer), max_length, **overrides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
+    model = model.to(resolve_dtype(dtype) or torch.float32)
+    set_token_ids(model, tokenizer)
+    return model
+
+
+def find_model_dir(path: str | os.PathLike[str]) -> Path | None:
+    """The folder that holds ``config.json``: ``path`` itself, or ``path/model`` of a run directory; None if neither."""
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def load_tokenizer(path_or_id: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a model folder, a run directory or a hub id."""
+    try:
+        return AutoTokenizer.from_pretrained(str(find_model_dir(path_or_id) or path_or_id))
+    except Exception as error:
+        raise DataError(f"no tokenizer could be read from {str(path_or_id)!r}: {error}") from error
+
+
+def load_model(
+    path_or_id: str | os.PathLike[str],
+    tokenizer: Tokenizer | None = None,
+    dtype: str | torch.dtype = "auto",
+    attn_implementation: str | None = "eager",
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """The causal LM and tokenizer of a local folder, a run directory (its ``model/``) or a hub id.
+
+    Given a ``tokenizer``, the embeddings are resized to it. ``attn_implementation="eager"`` is the quickest for the
+    short sequences that are trained on a CPU. Raises DataError when nothing loadable is there.
+    """
+    name = str(path_or_id)
+    if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
+        raise DataError(f"{name!r} is a preset, not trained weights; use create_model")
+    folder = find_model_dir(name)
+    if folder is None and (Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise DataError(f"no model in {name!r}: neither it nor its model/ holds a config.json")
+    source = str(folder or name)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(source)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=resolve_dtype(dtype) or "auto", attn_implementation=attn_implementation
+        )
+    except TutelageError:
+        raise
+    except Exception as error:
+        raise DataError(f"could not load a causal language model from {name!r}: {error}") from error
+    resize_for(model, tokenizer)
+    return model, tokenizer
+
+
+def resize_for(model: PreTrainedModel, tokenizer: Tokenizer) -> bool:
+    """Make the model's embeddings hold every token of the tokenizer and set the special ids; True if they grew.
+
+    Embeddings are never shrunk: many checkpoints pad their vocabulary on purpose.
+    """
+    grew = len(tokenizer) > model.get_input_embeddings().num_embeddings
+    if grew:
+        model.resize_token_embeddings(len(tokenizer))
+    set_token_ids(model, tokenizer)
+    return grew
+
+
+def write_folder(folder: str | os.PathLike[str], write: Any) -> Path:
+    """Call ``write(temporary folder)`` and rename the result to ``folder``: it is there whole or not at all."""
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    aside.mkdir()
+    try:
+        write(aside)
+        for file in aside.iterdir():
+            if file.is_file():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+        if target.exists():
+            old = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.old"
+            target.rename(old)
+            aside.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return target
+
+
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer | None, folder: str | os.PathLike[str]) -> Path:
+    """Write model (safetensors) and tokenizer to ``folder`` atomically; an older folder there is replaced."""
+
+    def write(aside: Path) -> None:
+        model.save_pretrained(str(aside), safe_serialization=True)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(aside))
+
+    return write_folder(folder, write)
+
+
+def add_lora(model: PreTrainedModel, r: int = 8, alpha: int = 16, targets: str | list[str] = "all-linear") -> Any:
+    """The model wrapped by peft's LoRA: trunk frozen, adapters of rank ``r`` on ``targets`` trainable."""
+    from peft import LoraConfig, get_peft_model
+
+    if r < 1:
+        raise ConfigError(f"the LoRA rank r must be positive, got {r}")
+    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
