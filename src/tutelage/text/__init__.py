@@ -1,0 +1,1 @@
+"""Text: corpus readers, tokenizers, chat templates, token shards, loaders, answer extraction (rank 1)."""

@@ -1,0 +1,213 @@
+"""Conversations: one message format, one template, and masks that supervise exactly what the assistant says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tutelage.core.errors import DataError
+
+Message = dict[str, str]
+ROLE_TOKENS = {"user": "<|user|>", "assistant": "<|assistant|>", "system": "<|system|>"}
+TURN_END = "<|end|>"
+_FOREIGN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+_BOS_LINE = "{%- if bos_token %}{{- bos_token }}{%- endif %}"
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|' + message['role'] + '|>' }}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{% generation %}{{- message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{%- else %}{{- message['content'] + '<|end|>' }}{%- endif %}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
+)
+
+_ROLES = {
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
+    "system": "system",
+}  # fmt: skip
+
+
+def _message(role: Any, content: Any) -> Message:
+    name = _ROLES.get(str(role).lower())
+    if name is None:
+        raise DataError(f"chat: role {role!r}, expected one of user, assistant, system (or human, gpt)")
+    if not isinstance(content, str):
+        raise DataError(f"chat: the {name}'s content is a {type(content).__name__}, expected a string")
+    return {"role": name, "content": content}
+
+
+def _turns(turns: Any, key: str) -> list[Message]:
+    """A list of {"role","content"} or of ShareGPT's {"from","value"}."""
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"chat: {key!r} is not a non-empty list, expected [{{\"role\": ..., \"content\": ...}}, ...]")
+    messages = []
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, Mapping):
+            raise DataError(f"chat: turn {number} of {key!r} is a {type(turn).__name__}, expected an object")
+        messages.append(_message(turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))))
+    return messages
+
+
+def _hh(text: str) -> list[Message]:
+    r"""Messages of the HH format "\n\nHuman: ...\n\nAssistant: ..."."""
+    pieces = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
+    if len(pieces) < 3 or pieces[0].strip():
+        raise DataError("chat: expected a text of the form '\\n\\nHuman: ...\\n\\nAssistant: ...'")
+    return [_message(role, body.strip()) for role, body in zip(pieces[1::2], pieces[2::2])]
+
+
+def as_messages(row: Mapping[str, Any] | list[Any] | str) -> list[Message]:
+    r"""[{"role", "content"}, ...] from any usual row; DataError when the row is none of them.
+
+    Understood: {"messages"}, {"conversations"} (ShareGPT), {"prompt", "completion"} (prompt a string or messages),
+    {"instruction", "input"?, "output"} (Alpaca), a list of messages, or HH's "\n\nHuman: ..\n\nAssistant: .." string.
+    A missing completion or output leaves a prompt alone (the last message is then the user's).
+    """
+    if isinstance(row, str):
+        return _hh(row)
+    if isinstance(row, list):
+        return _turns(row, "messages")
+    for key in ("messages", "conversations"):
+        if key in row:
+            system = [_message("system", row["system"])] if row.get("system") else []
+            return system + _turns(row[key], key)
+    if "prompt" in row:
+        prompt, answer = row["prompt"], row.get("completion", row.get("response"))
+        messages = _turns(prompt, "prompt") if isinstance(prompt, list) else [_message("user", prompt)]
+        if isinstance(answer, list):
+            return messages + _turns(answer, "completion")
+        return messages if answer is None else [*messages, _message("assistant", answer)]
+    if "instruction" in row:
+        if not isinstance(row["instruction"], str):
+            raise DataError("chat: 'instruction' is not a string")
+        extra = row.get("input") or ""
+        messages = [_message("user", f"{row['instruction']}\n\n{extra}" if extra else row["instruction"])]
+        if row.get("system"):
+            messages.insert(0, _message("system", row["system"]))
+        return messages if row.get("output") is None else [*messages, _message("assistant", row["output"])]
+    raise DataError(
+        f"chat: a row with keys {', '.join(map(str, row)) or 'none'}; expected prompt/completion, messages, "
+        "conversations, or instruction/output"
+    )
+
+
+def _is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.chat_template in (CHAT_TEMPLATE, _BOS_LINE + CHAT_TEMPLATE)
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of user-supplied text: a special token spelt out in it stays ordinary text, so no one can fake a turn."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
+    """Our template, piece by piece: the role and end tokens are the only joints, so the mask is exact."""
+    end = turn_end_id(tokenizer)
+    starts = str(tokenizer.chat_template).startswith(_BOS_LINE) and tokenizer.bos_token_id is not None
+    ids: list[int] = [tokenizer.bos_token_id] if starts else []
+    mask = [0] * len(ids)
+    for message in messages:
+        said = [*_plain(tokenizer, message["content"]), end]
+        ids += [tokenizer.convert_tokens_to_ids(ROLE_TOKENS[message["role"]]), *said]
+        mask += [0, *([int(message["role"] == "assistant")] * len(said))]
+    return ids, mask
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], prompt: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+
+
+def _foreign(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
+    """Another model's template: the assistant's part is what a turn adds to the rendering of the prompt before it."""
+    ids: list[int] = []
+    mask: list[int] = []
+    done = ""
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(tokenizer, messages[:number], True)
+        after = _render(tokenizer, messages[: number + 1], False)
+        if not (before.startswith(done) and after.startswith(before)):
+            raise DataError("chat: this tokenizer's template rewrites earlier turns; train on single turns, or install ours")
+        for piece, said in ((before[len(done) :], 0), (after[len(before) :], 1)):
+            new = list(tokenizer(piece, add_special_tokens=False)["input_ids"])
+            # Some templates put a newline after the end token; it belongs to the next turn, not to what was said.
+            last = max((i for i, token in enumerate(new) if token == turn_end_id(tokenizer)), default=len(new) - 1)
+            ids += new
+            mask += [said * int(i <= last) for i in range(len(new))]
+        done = after
+    rest = _render(tokenizer, messages, False)[len(done) :]
+    tail = list(tokenizer(rest, add_special_tokens=False)["input_ids"]) if rest else []
+    return ids + tail, mask + [0] * len(tail)
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], max_length: int | None = None
+) -> tuple[list[int], list[int]]:
+    """(ids, mask), equally long; mask is 1 exactly on each assistant content and its end token.
+
+    Beyond `max_length` tokens the end is cut off, so the mask may become all 0: such rows teach nothing, drop them.
+    """
+    if not messages:
+        raise DataError("chat: an empty conversation, expected at least one message")
+    if not tokenizer.chat_template:
+        raise DataError("chat: the tokenizer has no chat template; call ensure_chat first")
+    ids, mask = _segments(tokenizer, messages) if _is_ours(tokenizer) else _foreign(tokenizer, messages)
+    return (ids, mask) if max_length is None else (ids[:max_length], mask[:max_length])
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Message]) -> list[int]:
+    """Ids to generate from: plain text as it is, or a conversation followed by the assistant's role token.
+
+    Plain text gets the tokenizer's own bos (never an eos); an empty one gives the document boundary, never nothing.
+    """
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt)["input_ids"])
+        if prompt and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
+            ids.pop()
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        return ids or [start]
+    if not prompt:
+        raise DataError("chat: an empty conversation, expected at least one message")
+    if _is_ours(tokenizer):
+        return [*_segments(tokenizer, prompt)[0], tokenizer.convert_tokens_to_ids(ROLE_TOKENS["assistant"])]
+    if not tokenizer.chat_template:
+        raise DataError("chat: the tokenizer has no chat template; call ensure_chat first")
+    return list(tokenizer(_render(tokenizer, prompt, True), add_special_tokens=False)["input_ids"])
+
+
+def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Install our template and role tokens where there is no template; returns whether the embedding must grow.
+
+    A tokenizer that starts every text with bos keeps doing so (the template writes it once).
+    """
+    if tokenizer.chat_template:
+        return False
+    first = list(tokenizer("")["input_ids"])[:1]
+    starts = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+    before = len(tokenizer)
+    tokens = [*ROLE_TOKENS.values(), TURN_END]
+    missing = [token for token in tokens if token not in tokenizer.get_vocab()]
+    tokenizer.add_tokens(missing, special_tokens=True)
+    tokenizer.chat_template = (_BOS_LINE if starts else "") + CHAT_TEMPLATE
+    return len(tokenizer) > before
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a turn: <|end|> under our template, the template's own marker, else eos."""
+    vocab = tokenizer.get_vocab()
+    if _is_ours(tokenizer) and TURN_END in vocab:
+        return vocab[TURN_END]
+    template = str(tokenizer.chat_template or "")
+    for token in (*_FOREIGN_ENDS, TURN_END):
+        if token in vocab and token in template:
+            return vocab[token]
+    if tokenizer.eos_token_id is None:
+        raise DataError("chat: the tokenizer has neither a turn end nor an eos token; call ensure_chat first")
+    return tokenizer.eos_token_id

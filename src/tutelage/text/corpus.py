@@ -1,0 +1,218 @@
+"""Readers of text and of JSON rows: every fault names the file and the line.
+
+Formats: .txt, .jsonl, .json (a list), either compressed as .gz or .zst, and .parquet; a folder is all such files in name order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from tutelage.core.errors import ConfigError, DataError
+
+Row = dict[str, Any]
+KINDS = (".txt", ".jsonl", ".json", ".parquet")
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """(format suffix, compression suffix or "") of a file name; the format is "" when it is not one of KINDS."""
+    suffixes = [s.lower() for s in path.suffixes]
+    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
+    kind = suffixes[-1] if suffixes and suffixes[-1] in KINDS else ""
+    return kind, packed
+
+
+def corpus_files(path: str | Path) -> list[Path]:
+    """The files that `path` stands for, in name order. DataError when it is missing or holds no readable format."""
+    path = Path(path)
+    if path.is_file():
+        if not _kind(path)[0]:
+            raise DataError(f"{path}: unknown format, expected one of {', '.join(KINDS)} (or .gz/.zst of one)")
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(".") and _kind(f)[0])
+    if not files:
+        raise DataError(f"{path}: no {', '.join(KINDS)} file in this folder")
+    return files
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file's bytes, decompressed as they are read."""
+    packed = _kind(path)[1]
+    if packed == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if packed == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))
+    return path.open("rb")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, raw line); a broken compressed stream becomes a DataError at the line it broke."""
+    number = 0
+    try:
+        with _open(path) as stream:
+            for number, line in enumerate(stream, 1):
+                yield number, line
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}:{number + 1}: cannot read on ({error}); the file may be truncated") from error
+    except Exception as error:  # zlib.error and zstandard.ZstdError share no base with the above
+        if type(error).__module__.split(".")[0] in ("zlib", "zstandard"):
+            raise DataError(f"{path}:{number + 1}: broken compressed data ({error})") from error
+        raise
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start}), expected UTF-8 text") from error
+
+
+def _parse(raw: bytes, where: str) -> Row:
+    """One JSON object from one line, or a DataError that says what stands there instead."""
+    try:
+        row = json.loads(_decode(raw, where))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}), expected one object a line") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a JSON {type(row).__name__}, expected an object such as {{\"text\": ...}}")
+    return row
+
+
+def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
+    with _open(path) as stream:
+        text = _decode(stream.read(), str(path)).lstrip("\ufeff")
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}), expected a list of objects") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}:1: a JSON {type(rows).__name__}, expected a list of objects")
+    for number, row in enumerate(rows, 1):
+        where = f"{path}:{number}"  # the item's number: a .json list has no line per row
+        wrong = DataError(f"{where}: item {number} is a {type(row).__name__}, expected an object")
+        yield where, row if isinstance(row, dict) else wrong
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Row | DataError]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}:{number + 1}: not readable as parquet ({error})") from error
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Row | DataError]]:
+    for number, raw in _lines(path):
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if not raw.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            yield where, _parse(raw, where)
+        except DataError as error:
+            yield where, error
+
+
+def read_rows(
+    path: str | Path, on_bad_row: Literal["stop", "skip"] = "stop", report: list[str] | None = None
+) -> Iterator[tuple[str, Row]]:
+    """("file:line", row) for every JSON row of a file or a folder (.jsonl, .json list, .parquet; .gz and .zst too).
+
+    A bad row raises DataError ("stop") or is left out ("skip"), its message appended to `report`.
+    """
+    if on_bad_row not in ("stop", "skip"):
+        raise ConfigError(f"on_bad_row: {on_bad_row!r}, expected 'stop' or 'skip'")
+    readers = {".jsonl": _jsonl, ".json": _json_list, ".parquet": _parquet}
+    for file in corpus_files(path):
+        kind = _kind(file)[0]
+        if kind not in readers:
+            if Path(path).is_file():
+                raise DataError(f"{file}: a {kind} file has no rows, expected .jsonl, .json or .parquet")
+            continue
+        for where, row in readers[kind](file):
+            if not isinstance(row, DataError):
+                yield where, row
+            elif on_bad_row == "stop":
+                raise row
+            elif report is not None:
+                report.append(str(row))
+
+
+def _txt(path: Path, document: str, separator: str | None) -> Iterator[str]:
+    """Documents of a plain text file, read line by line so that a large file never lies in memory whole."""
+    kept: list[str] = []
+    for number, raw in _lines(path):
+        line = _decode(raw, f"{path}:{number}").replace("\r\n", "\n")
+        if number == 1:
+            line = line.removeprefix("\ufeff")
+        if separator is not None:
+            *closed, rest = line.split(separator)
+            for piece in closed:
+                yield "".join([*kept, piece])
+                kept = []
+            kept.append(rest)
+        elif document == "line":
+            yield line
+        elif document == "paragraph" and not line.strip():
+            yield "".join(kept)
+            kept = []
+        else:
+            kept.append(line)
+    yield "".join(kept)
+
+
+def read_texts(
+    path: str | Path,
+    document: Literal["file", "paragraph", "line"] = "file",
+    separator: str | None = None,
+    field: str = "text",
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    report: list[str] | None = None,
+) -> Iterator[str]:
+    """Documents of a corpus, never empty ones.
+
+    `document` says what one document of a .txt file is: the whole file, a block between blank lines, or a line.
+    A `separator` such as "<|endoftext|>" overrides it. Rows of other formats hold the document under `field`.
+    Documents of files cut into pieces are stripped of surrounding blank space; a whole file is kept as it is.
+    """
+    if document not in ("file", "paragraph", "line"):
+        raise ConfigError(f"document: {document!r}, expected 'file', 'paragraph' or 'line'")
+    if separator == "":
+        raise ConfigError("separator: an empty string, expected a text such as '<|endoftext|>'")
+    for file in corpus_files(path):
+        if _kind(file)[0] == ".txt":
+            whole = document == "file" and separator is None
+            for text in _txt(file, document, separator):
+                if text.strip():
+                    yield text if whole else text.strip()
+            continue
+        for where, row in read_rows(file, on_bad_row, report):
+            text = row.get(field)
+            if isinstance(text, str):
+                if text.strip():
+                    yield text
+                continue
+            found = f"no {field!r}" if field not in row else f"{field!r} is a {type(text).__name__}"
+            fault = f"{where}: {found}, expected an object with a string {field!r} (keys: {', '.join(row) or 'none'})"
+            if on_bad_row == "stop":
+                raise DataError(fault)
+            if report is not None:
+                report.append(fault)
