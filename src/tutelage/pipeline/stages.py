@@ -1,0 +1,66 @@
+"""Run one stage by name into its run directory: fresh, resumed, or skipped when already finished."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tutelage.core.config import StageConfig, build
+from tutelage.core.errors import ConfigError
+from tutelage.core.rundir import RunDir
+from tutelage.core.runtime import set_threads
+
+STAGES = {
+    "tokenizer": "TokenizerConfig",
+    "prepare": "PrepareConfig",
+    "pretrain": "PretrainConfig",
+    "sft": "SftConfig",
+    "rank": "RankConfig",
+    "reward": "RewardConfig",
+    "ppo": "PpoConfig",
+}
+INPUTS = ("tokenizer", "data", "model", "reward", "ptx_data")
+
+
+def config_class(kind: str) -> type[StageConfig]:
+    """The configuration model of a stage; ConfigError lists the stages when there is none of that name."""
+    if kind not in STAGES:
+        raise ConfigError(f"no stage {kind!r}; stages: {', '.join(STAGES)}")
+    return getattr(importlib.import_module(f"tutelage.stages.{kind}"), STAGES[kind])
+
+
+def run(kind: str, restart: bool = False, **values: Any) -> Path:
+    """Run one stage, e.g. `run("sft", model="runs/base", out="runs/sft")`. Returns its run directory.
+
+    Raises ConfigError for wrong keys, DataError for wrong inputs, RunError for an unusable directory.
+    """
+    path, _ = launch(kind, values, restart=restart)
+    return path
+
+
+def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple[Path, bool]:
+    """As `run`; also says whether the stage was run now (False: it was already finished)."""
+    config = build(config_class(kind), values, where=kind)
+    out = Path(config.out or f"runs/{kind}")
+    given = [getattr(config, name, None) for name in INPUTS]
+    parents = [p for p in given if p and not p.startswith(("preset:", "schoolroom:"))]
+    directory = RunDir(out, kind, config.model_dump(mode="json"), parents)
+    if directory.open(restart=restart) == "finished":
+        directory.close()
+        return out, False
+    set_threads()
+    try:
+        stage = importlib.import_module(f"tutelage.stages.{kind}")
+        directory.finish(stage.run(config, directory))
+    finally:
+        directory.close()
+    return out, True
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json of a run directory, or {}."""
+    file = path / "summary.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

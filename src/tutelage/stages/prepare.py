@@ -1,0 +1,53 @@
+"""Turn text into memory-mapped token shards for training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from tutelage.core.config import StageConfig
+from tutelage.core.rundir import RunDir
+from tutelage.text.shards import write_shards
+from tutelage.train.sources import is_world, texts
+
+
+class PrepareConfig(StageConfig):
+    tokenizer: str
+    data: str = "schoolroom:demo"
+    documents: int = 100_000
+    """At most this many documents (the embedded world is endless)."""
+    validation: int = 400
+    """Documents for validation: from the held-out world, or every n-th document of a file."""
+    curriculum: float = 0.5
+    """Share of the documents after which the world's curriculum has fully eased."""
+
+
+def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
+    folder = Path(config.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
+    end = tokenizer.eos_token_id
+
+    def encode(documents: Iterator[str]) -> Iterator[list[int]]:
+        for text in documents:
+            yield tokenizer(text, add_special_tokens=False)["input_ids"] + [end]
+
+    if is_world(config.data):
+        early = int(config.documents * config.curriculum)
+
+        def curriculum() -> Iterator[str]:
+            yield from texts(config.data, "train", early, phase=0.0, stream=1)
+            yield from texts(config.data, "train", config.documents - early, phase=1.0, stream=2)
+
+        train, held = curriculum(), texts(config.data, "heldout", config.validation)
+    else:
+        every = 20
+        train = (t for i, t in enumerate(texts(config.data, "train", config.documents)) if i % every)
+        held = (t for i, t in enumerate(texts(config.data, "train", config.documents)) if i % every == 0)
+    out: dict[str, Any] = {}
+    for name, documents in (("train", train), ("validation", held)):
+        info = write_shards(run.path / name, encode(documents), tokenizer)
+        out[f"{name}_tokens"] = info.tokens
+    return out

@@ -1,0 +1,84 @@
+"""Pretraining: next-token prediction over token shards."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from tutelage.core.config import StageConfig
+from tutelage.core.rundir import RunDir
+from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.loss.lm import cross_entropy_sum
+from tutelage.model.hub import create_model, load_model, parameter_count, save_model
+from tutelage.text.loader import BlockLoader
+from tutelage.text.shards import TokenShards
+from tutelage.train.loop import train
+from tutelage.train.objectives import causal
+from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.sources import world
+
+
+class PretrainConfig(StageConfig):
+    data: str
+    """Run directory of `prepare`."""
+    tokenizer: str
+    model: str = "preset:laptop-1m"
+    """preset:NAME starts from scratch; a folder or hub id continues from there."""
+    block_size: int = 96
+    batch_size: int = 24
+    steps: int = 1000
+    max_length: int = 256
+    precision: str = "auto"
+    probe: str | None = None
+    """The world whose question-answer probe is asked at every evaluation, e.g. schoolroom:demo."""
+    stop_at_probe: float | None = None
+    """Stop once the probe's accuracy reaches this."""
+    eval_every: int = 200
+    save_every: int = 500
+    optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02)
+
+
+def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
+    folder = Path(config.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
+    if config.model.startswith("preset:"):
+        model = create_model(config.model, tokenizer, config.max_length, config.seed)
+    else:
+        model, tokenizer = load_model(config.model, tokenizer)
+    data = Path(config.data)
+    loader = BlockLoader(TokenShards(data / "train", tokenizer), config.batch_size, config.block_size, config.seed)
+    held = TokenShards(data / "validation", tokenizer)
+    engine = LocalEngine(model, tokenizer)
+
+    def evaluate() -> dict[str, Any]:
+        out = {"val_loss": validation_loss(model, held, config.block_size)}
+        if config.probe:
+            questions = world(config.probe).probe(200)
+            answers = engine.generate([q for q, _ in questions], SamplingParams(max_tokens=6, temperature=0.0))
+            right = [a.completions[0].text.strip().startswith(want) for a, (_, want) in zip(answers, questions)]
+            out["probe"] = sum(right) / len(right)
+        return out
+
+    stop = config.stop_at_probe
+    last = train(
+        model, causal, loader, Optimizers(model, config.optimizer), run, steps=config.steps, precision=config.precision,
+        evaluate=evaluate, eval_every=config.eval_every, save_every=config.save_every, log_every=50,
+        stop_when=(lambda row: row.get("probe", 0.0) >= stop) if stop else None,
+    )
+    save_model(model, tokenizer, run.path / "model")
+    return {"parameters": parameter_count(model), **{k: last[k] for k in ("loss", "val_loss", "probe") if k in last}}
+
+
+def validation_loss(model: torch.nn.Module, shards: TokenShards, block: int, limit: int = 24_000) -> float:
+    """Mean cross-entropy (nats per token) over at most `limit` held-out tokens, in blocks."""
+    total, count = 0.0, 0
+    blocks = [shards.read(i, block) for i in range(0, min(limit, shards.tokens) - block, block)]
+    for i in range(0, len(blocks), 64):
+        ids = torch.stack([torch.as_tensor(b.astype("int64")) for b in blocks[i : i + 64]])
+        s, n = cross_entropy_sum(model(input_ids=ids, use_cache=False).logits, ids)
+        total, count = total + float(s), count + int(n)
+    return total / max(1, count) if count else math.nan

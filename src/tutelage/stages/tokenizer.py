@@ -1,0 +1,29 @@
+"""Train a byte-level BPE tokenizer and report its fertility."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any, Literal
+
+from tutelage.core.config import StageConfig
+from tutelage.core.rundir import RunDir
+from tutelage.text.tokenizer import fertility, train_tokenizer
+from tutelage.train.sources import conversations, is_world, texts
+
+
+class TokenizerConfig(StageConfig):
+    data: str = "schoolroom:demo"
+    vocab_size: int = 768
+    documents: int = 3000
+    style: Literal["bpe", "char"] = "bpe"
+
+
+def run(config: TokenizerConfig, run: RunDir) -> dict[str, Any]:
+    sample = list(texts(config.data, "train", config.documents))
+    if is_world(config.data):  # answers carry words (please, sorry) that documents may lack
+        rows = conversations(config.data, "train", config.documents, config.seed)
+        sample += [m["content"] for row in rows for m in row["messages"]]
+    tokenizer = train_tokenizer(sample, config.vocab_size, style=config.style)
+    tokenizer.save_pretrained(run.path / "tokenizer")
+    held = list(islice(texts(config.data, "heldout", 200), 200))
+    return {"vocab_size": len(tokenizer), **fertility(tokenizer, held)}

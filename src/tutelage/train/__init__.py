@@ -1,0 +1,1 @@
+"""Training: optimisers, checkpoints, the one loop, objectives, PPO."""

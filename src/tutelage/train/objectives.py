@@ -1,0 +1,32 @@
+"""Objectives: (model, batch) -> (loss summed over its units, metrics with "count")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tutelage.loss.lm import cross_entropy_sum
+from tutelage.loss.preference import kwise_loss
+
+
+def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Next-token cross-entropy, summed over the labels that are not -100 (pretraining and SFT)."""
+    extra = {k: batch[k] for k in ("attention_mask", "position_ids") if k in batch}
+    logits = model(input_ids=batch["input_ids"], use_cache=False, **extra).logits
+    total, count = cross_entropy_sum(logits, batch["labels"])
+    return total, {"count": int(count), "tokens": batch["input_ids"].numel()}
+
+
+def kwise(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """K-wise reward loss (InstructGPT eq. 1): every response once through the model, all pairs of a prompt together.
+
+    batch: input_ids [P*K, T], attention_mask, features [P*K, F] or absent, ranks [P, K], mask [P, K].
+    """
+    scores = model(batch["input_ids"], batch["attention_mask"], features=batch.get("features"))
+    prompts = batch["ranks"].shape[0]
+    scores_PK = scores.float().view(prompts, -1)
+    loss, metrics = kwise_loss(scores_PK, batch["ranks"], batch["mask"])
+    out: dict[str, Any] = {k: float(v) for k, v in metrics.items() if k == "accuracy"}
+    return loss * prompts, {**out, "count": prompts, "tokens": batch["input_ids"].numel()}
