@@ -1,0 +1,103 @@
+"""The loop: accumulation equals one large batch, resume is bit-equal, damaged checkpoints are passed over."""
+
+import torch
+from torch import nn
+
+from tutelage.core.rundir import RunDir
+from tutelage.train.checkpoint import load_latest, save_checkpoint
+from tutelage.train.loop import train
+from tutelage.train.optim import OptimConfig, Optimizers
+
+
+class Numbers:
+    """Batches of unequal size, a function of the cursor."""
+
+    def __init__(self):
+        self.cursor = 0
+
+    def __next__(self):
+        self.cursor += 1
+        g = torch.Generator().manual_seed(self.cursor)
+        return {"x": torch.randn(2 + self.cursor % 3, 4, generator=g)}
+
+    def state_dict(self):
+        return {"cursor": self.cursor}
+
+    def load_state_dict(self, state):
+        self.cursor = state["cursor"]
+
+
+def objective(model, batch):
+    return (model(batch["x"]) - 1).pow(2).sum(), {"count": batch["x"].shape[0]}
+
+
+def make(name="muon"):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    return model, Optimizers(model, OptimConfig(name=name, lr=1e-2, muon_lr=1e-2))
+
+
+def go(path, steps, stop_at=None, **kw):
+    model, optimizers = make()
+    run = RunDir(path, "test", {"a": 1})
+    run.open()
+    if stop_at:
+        original = optimizers.step
+        calls = iter(range(1, 10**6))
+
+        def step(done):
+            if next(calls) > stop_at:
+                raise KeyboardInterrupt
+            return original(done)
+
+        optimizers.step = step
+    try:
+        train(model, objective, Numbers(), optimizers, run, steps=steps, precision="fp32", save_every=4, **kw)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        run.close()
+    return model
+
+
+def test_resume_is_bit_equal(tmp_path):
+    whole = go(tmp_path / "whole", 20, accumulate=2)
+    go(tmp_path / "parts", 20, stop_at=10, accumulate=2)
+    parts = go(tmp_path / "parts", 20, accumulate=2)
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_accumulation_is_normalised_by_the_global_count(tmp_path):
+    model, optimizers = make("adamw")
+    grads = []
+    original = optimizers.step
+    optimizers.step = lambda done: (grads.append([p.grad.clone() for p in optimizers.params]), original(done))[1]
+    run = RunDir(tmp_path / "r", "test", {})
+    run.open()
+    train(model, objective, Numbers(), optimizers, run, steps=1, accumulate=3, precision="fp32")
+    run.close()
+    reference, _ = make("adamw")
+    source = Numbers()
+    x = torch.cat([next(source)["x"] for _ in range(3)])
+    ((reference(x) - 1).pow(2).sum() / len(x)).backward()
+    for got, p in zip(grads[0], reference.parameters()):
+        torch.testing.assert_close(got, p.grad)
+
+
+def test_nan_gradients_leave_the_weights_alone(tmp_path):
+    model, optimizers = make("adamw")
+    before = [p.clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan"))
+    _, finite = optimizers.step(0.5)
+    assert not finite and all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_damaged_checkpoint_is_passed_over(tmp_path):
+    save_checkpoint(tmp_path, 1, {"a": torch.ones(2), "b": [1, {"c": torch.zeros(1)}], "d": {3: None}})
+    save_checkpoint(tmp_path, 2, {"a": torch.ones(2) * 2})
+    file = tmp_path / "step-2/state.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+    step, state = load_latest(tmp_path)
+    assert step == 1 and state["a"].tolist() == [1, 1] and state["b"][1]["c"].tolist() == [0] and state["d"] == {3: None}
