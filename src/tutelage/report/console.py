@@ -1,0 +1,108 @@
+"""What the terminal shows: the table at the end of a run and the tree of runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from tutelage.core.errors import RunError
+from tutelage.report.read import mappings, metrics_text, read_json, time_text
+
+
+def stage_table(summary: Mapping[str, Any]) -> Table:
+    """The stages of a pipeline's summary.json: {"stages": [{"name", "kind", "seconds", "status", "metrics"}]}."""
+    table = Table(title="stages")
+    for column in ("stage", "status", "time", "numbers"):
+        table.add_column(column, justify="right" if column == "time" else "left", overflow="fold")
+    total = 0.0
+    stages = mappings(summary.get("stages"))
+    for stage in stages:
+        seconds = stage.get("seconds")
+        total += seconds if isinstance(seconds, int | float) else 0.0
+        # Text, not str: rich would read "[...]" in a value as markup.
+        cells = (stage.get("name", ""), stage.get("status", ""), time_text(seconds), metrics_text(stage.get("metrics")))
+        table.add_row(*[Text(str(cell)) for cell in cells])
+    if stages:
+        table.add_section()
+        table.add_row("total", "", time_text(total), "")
+    return table
+
+
+def runs_tree(root: str | Path) -> Tree:
+    """Every run directory under `root`, each below the run it was made from.
+
+    A run with several parents stands below the one that started last (the newest ancestor in a chain
+    tokenizer -> shards -> pretrain -> sft) and names the others. Raises RunError if `root` is no directory.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise RunError(f"{root}: no such directory")
+    runs = find_runs(root)
+    by_hash: dict[str, Path] = {}
+    for path, manifest in runs.items():
+        by_hash.setdefault(str(manifest.get("fingerprint")), path)
+    above = {path: parent_runs(path, manifest, runs, by_hash) for path, manifest in runs.items()}
+    children: dict[Path | None, list[Path]] = {}
+    for path in runs:
+        children.setdefault(main_parent(path, above, runs), []).append(path)
+    tree = Tree(Text(str(root)))
+
+    def grow(branch: Tree, at: Path | None) -> None:
+        for path in children.get(at, []):
+            grow(branch.add(label(path, root, runs[path], [p for p in above[path] if p != at])), path)
+
+    grow(tree, None)
+    return tree
+
+
+def find_runs(root: Path) -> dict[Path, dict[str, Any]]:
+    """Run directories under `root` in order of their start; checkpoints and models inside them are not searched."""
+    found: dict[Path, dict[str, Any]] = {}
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(n for n in names if n not in ("checkpoints", "model") and not n.startswith("."))
+        if "manifest.json" in files:
+            manifest = read_json(Path(folder) / "manifest.json")
+            if "kind" in manifest or "fingerprint" in manifest:
+                found[Path(folder)] = manifest
+    return dict(sorted(found.items(), key=lambda item: (str(item[1].get("started", "")), str(item[0]))))
+
+
+def parent_runs(
+    path: Path, manifest: Mapping[str, Any], runs: Mapping[Path, Any], by_hash: Mapping[str, Path]
+) -> list[Path]:
+    """Parents that are runs under the root: by path where that still holds the run, else by hash (it was moved)."""
+    found = []
+    resolved = {p.resolve(): p for p in runs}
+    for entry in mappings(manifest.get("parents")):
+        at = resolved.get(Path(str(entry.get("path", ""))).resolve())
+        same = at is not None and str(runs[at].get("fingerprint")) == str(entry.get("hash"))
+        parent = at if same else by_hash.get(str(entry.get("hash")))
+        if parent is not None and parent != path and parent not in found:
+            found.append(parent)
+    return found
+
+
+def main_parent(path: Path, above: Mapping[Path, list[Path]], runs: Mapping[Path, Mapping[str, Any]]) -> Path | None:
+    """The parent a run is drawn below: the last that started; None at the top, and where lineage runs in a circle."""
+    order = {p: i for i, p in enumerate(runs)}
+    # Only a run listed earlier may be the parent: damaged manifests then cannot make a circle.
+    earlier = [p for p in above[path] if order[p] < order[path]]
+    return max(earlier, key=order.__getitem__, default=None)
+
+
+def label(path: Path, root: Path, manifest: Mapping[str, Any], others: list[Path]) -> Text:
+    """One line of the tree."""
+    name = str(path.relative_to(root)) if path != root else "."
+    text = Text.assemble((name, "bold"), f"  {manifest.get('kind', '')}  ")
+    status = str(manifest.get("status", ""))
+    text.append(status, "green" if status == "finished" else "yellow")
+    text.append(f"  {str(manifest.get('fingerprint') or '')[:8]}", "dim")
+    if others:
+        text.append("  also from " + ", ".join(str(p.relative_to(root)) for p in others), "dim")
+    return text

@@ -1,0 +1,150 @@
+"""report.html of a pipeline run: one file without outside addresses, made from the run directory alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, select_autoescape
+
+from tutelage.core.errors import RunError
+from tutelage.report.plots import draw, loss_panels, ppo_panels, reward_panels
+from tutelage.report.read import (
+    StageRun,
+    mappings,
+    metrics_text,
+    number_text,
+    read_json,
+    read_stages,
+    time_text,
+)
+from tutelage.report.template import PAGE
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `run_dir`/report.html and return its path.
+
+    Parts whose data are absent are left out, so an unfinished run has a report too. Raises RunError when `run_dir`
+    is no directory, holds nothing to report, or cannot be written.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise RunError(f"{run_dir}: no such run directory")
+    summary = read_json(run_dir / "summary.json")
+    stages = read_stages(run_dir, [str(s.get("name")) for s in mappings(summary.get("stages"))])
+    if not summary and not stages:
+        raise RunError(f"{run_dir}: holds neither summary.json nor a stage's directory; nothing to report")
+    # autoescape for everything: answers and prompts are a model's text and may hold markup.
+    environment = Environment(autoescape=select_autoescape(default_for_string=True, default=True))
+    text = environment.from_string(PAGE).render(
+        title=run_dir.resolve().name,
+        stages=stage_rows(summary, stages),
+        figures=figures(stages),
+        answers=answer_table(summary),
+        results=results(summary),
+        lineage=[lineage_row(s) for s in stages],
+    )
+    return replace_text(run_dir / "report.html", text)
+
+
+def stage_rows(summary: Mapping[str, Any], stages: list[StageRun]) -> list[dict[str, str]]:
+    """Table of stages: those of summary.json, then directories which it does not name (an unfinished run)."""
+    rows = [
+        {
+            "name": str(s.get("name", "")),
+            "kind": str(s.get("kind", "")),
+            "status": str(s.get("status", "")),
+            "time": time_text(s.get("seconds")),
+            "numbers": metrics_text(s.get("metrics")),
+        }
+        for s in mappings(summary.get("stages"))
+    ]
+    named = {row["name"] for row in rows}
+    for stage in stages:
+        if stage.name not in named:
+            rows.append(
+                {
+                    "name": stage.name,
+                    "kind": stage.kind,
+                    "status": str(stage.manifest.get("status", "")),
+                    "time": time_text(stage.summary.get("seconds")),
+                    "numbers": metrics_text(stage.summary),
+                }
+            )
+    return rows
+
+
+def figures(stages: list[StageRun]) -> list[dict[str, str]]:
+    """(heading, PNG in base64) of every figure that has data."""
+    made = [("Loss", draw(loss_panels(stages))), ("Reward model", draw(reward_panels(stages)))]
+    made += [(f"PPO ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind == "ppo"]
+    return [{"heading": heading, "png": png} for heading, png in made if png]
+
+
+def answer_table(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompts answered by each model: columns base, sft, rlhf, any other model, the right answer."""
+    rows = mappings(summary.get("answers"))
+    seen = [key for row in rows for key in row if key != "prompt"]
+    order = [
+        "base",
+        "sft",
+        "rlhf",
+        *[k for k in dict.fromkeys(seen) if k not in ("base", "sft", "rlhf", "gold_answer")],
+    ]
+    columns = [key for key in [*order, "gold_answer"] if key in seen]
+    return {
+        "columns": [NAMES.get(c, c) for c in columns],
+        "rows": [[plain_text(row.get("prompt")), *[plain_text(row.get(c)) for c in columns]] for row in rows],
+    }
+
+
+NAMES = {"base": "base", "sft": "SFT", "rlhf": "RLHF", "gold_answer": "right answer"}
+
+
+def plain_text(value: Any) -> str:
+    """A prompt may be a string or a list of messages; shown as text either way."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in mappings(value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def results(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flat results as (name, text)."""
+    found = summary.get("results")
+    return [(str(k), number_text(v)) for k, v in found.items()] if isinstance(found, Mapping) else []
+
+
+def lineage_row(stage: StageRun) -> dict[str, str]:
+    """What a stage was made from and with."""
+    manifest = stage.manifest
+    versions = manifest.get("versions")
+    argv = manifest.get("argv")
+    return {
+        "name": stage.name,
+        "parents": ", ".join(
+            f"{p.get('name', '')} ({str(p.get('hash', ''))[:8]})" for p in mappings(manifest.get("parents"))
+        ),
+        "fingerprint": str(manifest.get("fingerprint") or "")[:8],
+        "seed": number_text(manifest.get("seed")),
+        "time": " to ".join(str(manifest[k]) for k in ("started", "updated") if manifest.get(k)),
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else "",
+        "argv": " ".join(map(str, argv)) if isinstance(argv, list) else "",
+    }
+
+
+def replace_text(path: Path, text: str) -> Path:
+    """Write aside and rename, so that a reader never sees half a report."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # A lone surrogate in a model's text is no UTF-8; it is shown as "?".
+        aside.write_text(text, encoding="utf-8", errors="replace")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot write ({error.strerror})") from error
+    return path

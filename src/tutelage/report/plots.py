@@ -1,0 +1,124 @@
+"""Curves as PNG in base64, drawn without a display. What was not logged gives no panel; no panels, no figure."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+
+from tutelage.report.read import StageRun
+
+WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
+
+
+@dataclass
+class Panel:
+    """One set of axes: `lines` are (label, x, y)."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: list[tuple[str, list[float], list[float]]]
+
+
+def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_label: str = "step") -> Panel | None:
+    """A panel of the metrics `keys` (metric: label) against the step; None where none of them was logged."""
+    lines = [(label, *stage.series(key)) for key, label in keys.items()]
+    lines = [line for line in lines if line[1]]
+    return Panel(title, x_label, y_label, lines) if lines else None
+
+
+def loss_panels(stages: list[StageRun]) -> list[Panel]:
+    """Training and held-out loss of every stage that trains a language model or a reward model."""
+    made = []
+    for stage in stages:
+        if stage.kind in ("pretrain", "sft", "reward"):
+            made.append(
+                panel(stage, f"{stage.name}: loss", {"loss": "training", "val_loss": "held-out"}, "loss (nats)")
+            )
+    return [p for p in made if p]
+
+
+def reward_panels(stages: list[StageRun]) -> list[Panel]:
+    """How often the reward model prefers the answer that was ranked higher."""
+    keys = {"accuracy": "training", "val_accuracy": "held-out"}
+    made = [panel(s, f"{s.name}: accuracy on pairs", keys, "accuracy") for s in stages if s.kind == "reward"]
+    return [p for p in made if p]
+
+
+def ppo_panels(stage: StageRun) -> list[Panel]:
+    """What a PPO run did, update by update, and the gold score against the distance travelled."""
+    x = "update"
+    made = [
+        panel(stage, "reward model (proxy) and gold judge", {"proxy": "proxy", "gold": "gold"}, "score", x),
+        panel(stage, "KL to the SFT model", {"kl": "KL"}, "nats an answer", x),
+        gold_against_kl(stage),
+        panel(stage, "entropy", {"entropy": "entropy"}, "nats a token", x),
+        panel(stage, "clipping", {"clip_fraction": "clip fraction", "approx_kl": "approx. KL of the step"}, "", x),
+        panel(stage, "critic: explained variance", {"explained_variance": "explained variance"}, "", x),
+        panel(stage, "answers that end (EOS rate)", {"eos_rate": "EOS rate"}, "share", x),
+        panel(stage, "answer length", {"length": "tokens"}, "tokens", x),
+        panel(stage, "length-reward correlation", {"length_reward_correlation": "correlation"}, "", x),
+        panel(stage, "KL coefficient", {"beta": "beta"}, "", x),
+    ]
+    return [p for p in made if p]
+
+
+def gold_against_kl(stage: StageRun) -> Panel | None:
+    """Proxy and gold against sqrt(KL), the axis of Gao et al. 2022: where gold bends down, the proxy is hacked."""
+    steps, kl = stage.series("kl")
+    # An estimate of a KL may fall a little below 0; there the distance is 0.
+    distance = {s: math.sqrt(max(k, 0.0)) for s, k in zip(steps, kl, strict=True)}
+    lines = []
+    for key in ("proxy", "gold"):
+        at, values = stage.series(key)
+        points = sorted((distance[s], v) for s, v in zip(at, values, strict=True) if s in distance)
+        if points:
+            lines.append((key, [p[0] for p in points], [p[1] for p in points]))
+    return Panel("score against distance from SFT", "sqrt(KL)", "score", lines) if lines else None
+
+
+def smooth(values: list[float], width: int) -> list[float]:
+    """Trailing mean over `width` values."""
+    return [sum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1)) for i in range(len(values))]
+
+
+def draw(panels: list[Panel], columns: int = 3) -> str:
+    """All panels in one PNG, as base64 text; "" for no panels."""
+    if not panels:
+        return ""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot: it keeps state and may look for a display
+
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, item in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for label, x, y in item.lines:
+            scatter = item.x_label == "sqrt(KL)"
+            dense = len(x) > 60 and not scatter
+            line = axes.plot(
+                x,
+                y,
+                "." if scatter or len(x) == 1 else "-",
+                alpha=0.3 if dense else 0.9,
+                label=None if dense else plain(label),
+            )[0]
+            if dense:
+                axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
+        axes.set(title=plain(item.title), xlabel=item.x_label, ylabel=item.y_label)
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.25)
+        if len(item.lines) > 1:
+            axes.legend(fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def plain(text: str) -> str:
+    """Text as matplotlib shall show it: "$" would start mathematics."""
+    return text.replace("$", r"\$")
