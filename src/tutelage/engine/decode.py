@@ -13,6 +13,7 @@ from torch import Tensor
 from tutelage.engine.cache import make_cache, select_rows
 from tutelage.engine.requests import SamplingParams
 from tutelage.engine.sampling import RowParams, sample
+from tutelage.model.forward import call, position_ids
 
 RUNNING, LENGTH, EOS, STOP = 0, 1, 2, 3
 REASONS = ("length", "length", "eos", "stop")
@@ -81,7 +82,9 @@ class BatchDecoder:
         self.stop_check = stop_check
         self.device = next(model.parameters()).device
 
-    def run(self, groups: Sequence[Sequence[Request]], on_token: Callable[[int, int], bool] | None = None) -> list[Finished]:
+    def run(
+        self, groups: Sequence[Sequence[Request]], on_token: Callable[[int, int], None] | None = None
+    ) -> list[Finished]:
         """Decode groups of requests that share a prompt; results in the order of the flattened groups.
 
         ``on_token(row, token)`` is called for every token if given (rows in the flattened order).
@@ -93,7 +96,7 @@ class BatchDecoder:
         if steps == 0:
             return state.results()
         cache = make_cache(self.model.config, ids.shape[1] + steps)
-        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        logits = self._forward(ids, mask, position_ids(mask), cache)
         position = mask.sum(-1, keepdim=True)
         if len(rows) != len(groups):
             repeat = torch.tensor([i for i, g in enumerate(groups) for _ in g], device=self.device)
@@ -117,11 +120,12 @@ class BatchDecoder:
         return state.results()
 
     def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
-        out = self.model(
+        out = call(
+            self.model,
             input_ids=ids,
             attention_mask=mask,
             position_ids=position,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )

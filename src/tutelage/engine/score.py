@@ -9,6 +9,7 @@ import torch
 
 from tutelage.engine.decode import inference_attention
 from tutelage.engine.requests import Score
+from tutelage.model.forward import call, position_ids
 
 
 def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
@@ -87,9 +88,13 @@ def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
     ids, mask, targets = ids.to(device), mask.to(device), targets.to(device)
     # only the positions that are scored by some row get logits
     first = min(len(left) for left, _ in items) - 1
-    position = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = engine.model(
-        input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=width - first
+    out = call(
+        engine.model,
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        use_cache=False,
+        logits_to_keep=width - first,
     )
     logits = out.logits[:, -(width - first) :].float()
     targets = targets[:, first:]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from tutelage.core.errors import DataError
-from tutelage.model.hub import find_model_dir, load_model, load_tokenizer, resize_for, set_token_ids, write_folder
+from tutelage.model.forward import call, position_ids
+from tutelage.model.hub import find_model_dir, load_model, load_tokenizer, merged, resize_for, set_token_ids, write_folder
 
 FEATURES = 5
 """Log-probability features a response: three lowest token log-probs, their sum / 10, the length / 10."""
@@ -32,17 +33,9 @@ def last_real_index(attention_mask: Tensor) -> Tensor:
     return (places * attention_mask.long()).argmax(dim=1)
 
 
-def _position_ids(attention_mask: Tensor) -> Tensor:
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
 def _trunk_hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    out = trunk(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=_position_ids(attention_mask),
-        use_cache=False,
-    )
+    positions = position_ids(attention_mask)
+    out = call(trunk, input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     return out.last_hidden_state
 
 
@@ -147,7 +140,8 @@ def create_reward_model(
     if isinstance(sft, (str, os.PathLike)):
         source, tokenizer = load_model(sft, tokenizer or load_tokenizer(sft))
     else:
-        source = sft
+        # a LoRA model is merged into a copy first
+        source = merged(sft)
     config = copy.deepcopy(source.config)
     config.num_labels = 1
     config.architectures = None
@@ -156,9 +150,12 @@ def create_reward_model(
             setattr(config, key, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=source.config._attn_implementation
-        )
+        try:
+            model = AutoModelForSequenceClassification.from_config(
+                config, attn_implementation=source.config._attn_implementation
+            )
+        except ValueError as error:
+            raise DataError(f"{config.model_type} models have no sequence-classification class: {error}") from error
         width = model.score.weight.shape[1]
         nn.init.normal_(model.score.weight, std=1.0 / (width + 1) ** 0.5)
         if model.score.bias is not None:
@@ -205,12 +202,8 @@ def logprob_features(model: nn.Module, input_ids: Tensor, attention_mask: Tensor
     input_ids, attention_mask, response_mask: [B, T]; response_mask marks response tokens (the end token included).
     The three lowest log-probs (ascending; 0 where a response is shorter), their sum / 10 and the length / 10.
     """
-    out = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=_position_ids(attention_mask),
-        use_cache=False,
-    )
+    positions = position_ids(attention_mask)
+    out = call(model, input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     logits_BTV = out.logits[:, :-1].float()
     targets_BT = input_ids[:, 1:, None]
     logprobs_BT = logits_BTV.gather(-1, targets_BT).squeeze(-1) - logits_BTV.logsumexp(-1)

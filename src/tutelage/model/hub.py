@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import uuid
@@ -64,7 +65,8 @@ def create_model(
 
     The same seed gives the same weights, whatever the global generator's state, which is left untouched.
     """
-    config = build_config(name, len(tokenizer), max_length, **overrides)
+    vocab_size = overrides.pop("vocab_size", len(tokenizer))
+    config = build_config(name, vocab_size, max_length, **overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
@@ -158,8 +160,19 @@ def write_folder(folder: str | os.PathLike[str], write: Any) -> Path:
     return target
 
 
-def save_model(model: PreTrainedModel, tokenizer: Tokenizer | None, folder: str | os.PathLike[str]) -> Path:
-    """Write model (safetensors) and tokenizer to ``folder`` atomically; an older folder there is replaced."""
+def merged(model: Any) -> PreTrainedModel:
+    """A LoRA model's weights as a plain model (a copy; the wrapped one goes on training); other models as they are."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def save_model(model: Any, tokenizer: Tokenizer | None, folder: str | os.PathLike[str]) -> Path:
+    """Write model (safetensors) and tokenizer to ``folder`` atomically; an older folder there is replaced.
+
+    A LoRA model is written merged, so that every model folder is complete by itself.
+    """
+    model = merged(model)
 
     def write(aside: Path) -> None:
         model.save_pretrained(str(aside), safe_serialization=True)
