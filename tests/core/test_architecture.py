@@ -4,8 +4,23 @@ import ast
 from pathlib import Path
 
 SRC = Path(__file__).parents[2] / "src/tutelage"
-RANKS = {"core": 0, "text": 1, "schoolroom": 1, "report": 1, "model": 2, "loss": 2, "engine": 3, "train": 4, "icl": 5,
-         "feedback": 5, "stages": 6, "pipeline": 7, "studies": 7, "serve": 7, "cli": 8}
+RANKS = {
+    "core": 0,
+    "text": 1,
+    "schoolroom": 1,
+    "report": 1,
+    "model": 2,
+    "loss": 2,
+    "engine": 3,
+    "train": 4,
+    "icl": 5,
+    "feedback": 5,
+    "stages": 6,
+    "pipeline": 7,
+    "studies": 7,
+    "serve": 7,
+    "cli": 8,
+}
 
 
 def imports(path):
@@ -42,6 +57,10 @@ def test_stages_do_not_import_each_other():
 
 def test_losses_import_only_torch():
     allowed = {"torch", "tutelage", "__future__", "typing", "math", "collections", "dataclasses"}
-    wrong = [(p.name, n) for p in (SRC / "loss").glob("*.py") for n in imports(p)
-             if n.split(".")[0] not in allowed or (n.startswith("tutelage") and not n.startswith("tutelage.loss"))]
+    wrong = [
+        (p.name, n)
+        for p in (SRC / "loss").glob("*.py")
+        for n in imports(p)
+        if n.split(".")[0] not in allowed or (n.startswith("tutelage") and not n.startswith("tutelage.loss"))
+    ]
     assert not wrong

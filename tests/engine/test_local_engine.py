@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 from tutelage.engine import SamplingParams
 from tutelage.engine.local import LocalEngine
 
-TEXT = ["the cat sat on the mat and the dog ran away", "do you like tea? yes, I like it very much", "one two three"] * 9
-TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
+TEXT = ["the cat sat on the mat and the dog ran away", "do you like tea? yes, I like it very much", "one two"] * 9
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
+)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -21,7 +23,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     special = ["<pad>", "<eos>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        TEXT,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     made = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
     made.chat_template = TEMPLATE

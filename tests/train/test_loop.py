@@ -100,4 +100,6 @@ def test_damaged_checkpoint_is_passed_over(tmp_path):
     file = tmp_path / "step-2/state.safetensors"
     file.write_bytes(file.read_bytes()[:20])
     step, state = load_latest(tmp_path)
-    assert step == 1 and state["a"].tolist() == [1, 1] and state["b"][1]["c"].tolist() == [0] and state["d"] == {3: None}
+    assert (
+        step == 1 and state["a"].tolist() == [1, 1] and state["b"][1]["c"].tolist() == [0] and state["d"] == {3: None}
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ from tutelage.engine.sampling import derive_seed
 class LocalEngine:
     """Generation and scoring on a live model; nothing is copied, so it always sees the current weights.
 
-    ``max_rows``: most rows decoded at once. ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
+    ``max_rows``: most rows decoded at once; ``max_batch_tokens``: most tokens (rows times longest prompt and
+    completion) in one batch's cache; a single prompt's n samples are never split. ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, max_rows: int = 256, bf16: bool = False) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, max_rows: int = 256, bf16: bool = False, max_batch_tokens: int = 1 << 17
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.bf16 = bf16
+        self.max_batch_tokens = max_batch_tokens
 
     @property
     def device(self) -> torch.device:
@@ -146,19 +151,17 @@ class LocalEngine:
     ) -> list[list[Completion]]:
         """Completions of each prompt; batches of at most ``max_rows`` rows, prompts of like length together."""
         groups = []
-        clipped: dict[tuple[int, int], SamplingParams] = {}
+        fitted: dict[tuple[int, int], SamplingParams] = {}
         for ids, wanted, seed in zip(prompts, params, seeds, strict=True):
             room = self.context_length - len(ids)
-            if wanted.max_tokens > room:
-                # rows keep sharing one object (the sampler reads each object once)
-                key = (id(wanted), room)
-                if key not in clipped:
-                    clipped[key] = SamplingParams(**{**wanted.__dict__, "max_tokens": room})
-                wanted = clipped[key]
-            groups.append([Request(ids, wanted, derive_seed(seed, j)) for j in range(wanted.n)])
+            # rows keep sharing one object, which the sampler then reads only once
+            key = (id(wanted), min(room, wanted.max_tokens))
+            if key not in fitted:
+                fitted[key] = self._fit(wanted, room)
+            groups.append([Request(ids, fitted[key], derive_seed(seed, j)) for j in range(wanted.n)])
         order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
         done: list[list[Completion]] = [[] for _ in groups]
-        for batch in _batches(order, groups, self.max_rows):
+        for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
             finished = iter(self.decode([groups[i] for i in batch]))
             for i in batch:
                 done[i] = [self._completion(request.params, next(finished)) for request in groups[i]]
@@ -171,13 +174,26 @@ class LocalEngine:
         with torch.inference_mode(), inference_attention(self.model), self.autocast():
             return decoder.run(groups, on_token)
 
+    def _fit(self, params: SamplingParams, room: int) -> SamplingParams:
+        """Parameters with at most ``room`` new tokens, and stop strings that are special tokens as stop tokens.
+
+        Texts are decoded without special tokens, so such a string would never be found in them.
+        """
+        changes: dict[str, Any] = {}
+        if params.max_tokens > room:
+            changes["max_tokens"] = room
+        special = set(getattr(self.tokenizer, "all_special_tokens", None) or ()) if params.stop else set()
+        named = [stop for stop in params.stop if stop in special]
+        if named:
+            ids = self.tokenizer.convert_tokens_to_ids(named)
+            changes["stop"] = tuple(stop for stop in params.stop if stop not in special)
+            changes["stop_tokens"] = (*params.stop_tokens, *ids)
+        return replace(params, **changes) if changes else params
+
     def complete(self, request: Request, on_token: Any = None) -> Completion:
         """One completion of one request; ``on_token(row, token)`` sees each token as it is sampled."""
         room = self.context_length - len(request.prompt)
-        if request.params.max_tokens > room:
-            request = Request(
-                request.prompt, SamplingParams(**{**request.params.__dict__, "max_tokens": room}), request.seed
-            )
+        request = Request(request.prompt, self._fit(request.params, room), request.seed)
         return self._completion(request.params, self.decode([[request]], on_token)[0])
 
     def autocast(self) -> Any:
@@ -199,8 +215,10 @@ class LocalEngine:
 
     def _completion(self, params: SamplingParams, finished: Finished) -> Completion:
         tokens = finished.tokens
-        ended = finished.reason in ("eos", "stop") and tokens and (
-            tokens[-1] in params.stop_tokens or finished.reason == "eos"
+        ended = (
+            finished.reason in ("eos", "stop")
+            and tokens
+            and (tokens[-1] in params.stop_tokens or finished.reason == "eos")
         )
         text = self.text_of(tokens[:-1] if ended else tokens)
         cuts = [text.find(stop) for stop in params.stop if stop in text]
@@ -224,14 +242,21 @@ def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) 
     return list(params)
 
 
-def _batches(order: Sequence[int], groups: Sequence[Sequence[Any]], max_rows: int) -> Iterator[list[int]]:
+def _batches(
+    order: Sequence[int], groups: Sequence[Sequence[Request]], max_rows: int, max_tokens: int
+) -> Iterator[list[int]]:
+    """Cut ``order`` (shortest prompt first) where rows or padded tokens would exceed their limits."""
     batch: list[int] = []
-    rows = 0
+    rows, new = 0, 0
     for i in order:
-        if batch and rows + len(groups[i]) > max_rows:
+        first = groups[i][0]
+        width = len(first.prompt) + max(new, first.params.max_tokens)
+        more = rows + len(groups[i])
+        if batch and (more > max_rows or more * width > max_tokens):
             yield batch
-            batch, rows = [], 0
+            batch, rows, new = [], 0, 0
         batch.append(i)
         rows += len(groups[i])
+        new = max(new, first.params.max_tokens)
     if batch:
         yield batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tutelage.engine.decode import Request
@@ -30,7 +31,7 @@ def _certain(text: str, stops: Sequence[str]) -> int:
 
 def stream_pieces(engine: Any, ids: Sequence[int], params: SamplingParams, seed: int) -> Iterator[Piece]:
     """Pieces of one completion; their texts joined are the completion's text."""
-    (params,) = (SamplingParams(**{**params.__dict__, "n": 1}),)
+    params = replace(params, n=1)
     inbox: queue.Queue[Any] = queue.Queue()
     gone = threading.Event()
 

@@ -3,10 +3,12 @@ can be normalised by the global token count instead of averaging averages."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -14,36 +16,85 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def _next_labels(labels_BT: Tensor, fill: int) -> Tensor:
+    """labels moved one step left, so that logits need no slice: the slice's backward would copy all of [B, T, V]."""
+    shifted = torch.full_like(labels_BT, fill)
+    shifted[:, :-1] = labels_BT[:, 1:]
+    return shifted
+
+
+def _check(name: str, x: Tensor, labels_BT: Tensor) -> None:
+    if x.dim() != 3 or x.shape[:2] != labels_BT.shape:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} do not fit tokens of shape {tuple(labels_BT.shape)}")
+
+
 def token_logprobs(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:
     """log P(token t+1 | tokens ..t) in nats, shape [B, T-1], of tokens[:, 1:] under softmax(logits / temperature).
 
-    Gathers and subtracts the logsumexp; the [B, T, V] log-softmax never exists. The temperature must be the
-    sampler's, for policy, reference and update alike. ValueError on shapes that do not match or temperature <= 0.
+    The temperature must be the sampler's, for policy, reference and update alike. At least fp32 inside and out.
+    ValueError on shapes that do not match or a temperature that is not above 0.
     """
-    if logits_BTV.shape[:2] != tokens_BT.shape:
-        raise ValueError(f"logits {tuple(logits_BTV.shape)} do not fit tokens {tuple(tokens_BT.shape)}")
+    _check("logits", logits_BTV, tokens_BT)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    logits = at_least_fp32(logits_BTV[:, :-1])
+    logits = at_least_fp32(logits_BTV)
     if temperature != 1.0:
         logits = logits / temperature
-    picked = logits.gather(-1, tokens_BT[:, 1:, None]).squeeze(-1)
-    return picked - logits.logsumexp(-1)
+    # The fused kernel, forward and backward, is 2 to 3 times faster on a CPU than gather minus logsumexp, and its
+    # peak memory is no higher: logsumexp allocates a temporary of the same size.
+    targets = _next_labels(tokens_BT, -100).reshape(-1)
+    nll = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets, reduction="none")
+    return -nll.view(tokens_BT.shape)[:, :-1]
 
 
 def cross_entropy_sum(logits_BTV: Tensor, labels_BT: Tensor, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
     """(summed cross entropy in nats, number of counted labels), Hugging Face convention: logits at t predict
     labels at t+1, `ignore_index` does not count. With no counted label: (0, 0), gradient 0."""
-    if logits_BTV.shape[:2] != labels_BT.shape:
-        raise ValueError(f"logits {tuple(logits_BTV.shape)} do not fit labels {tuple(labels_BT.shape)}")
-    labels = labels_BT[:, 1:].reshape(-1)
-    logits = at_least_fp32(logits_BTV[:, :-1].reshape(-1, logits_BTV.shape[-1]))
-    loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-    return loss, (labels != ignore_index).sum()
+    _check("logits", logits_BTV, labels_BT)
+    targets = _next_labels(labels_BT, ignore_index).reshape(-1)
+    logits = at_least_fp32(logits_BTV.reshape(-1, logits_BTV.shape[-1]))
+    loss = F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
+    return loss, (targets != ignore_index).sum()
 
 
-def _linear_ce(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
-    return F.cross_entropy(at_least_fp32(F.linear(hidden_ND, weight_VD)), labels_N, reduction="sum")
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Summed cross entropy of hidden @ weight.T, [chunk, V] logits at a time.
+
+    The gradient of a sum is known up to one scalar factor, so it is made in the forward pass while a chunk's logits
+    exist: nothing is recomputed (3 matrix products per chunk, where checkpointing takes 4).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, grad: bool) -> Tensor:
+        want_h, want_w = (grad and ctx.needs_input_grad[i] for i in (0, 1))
+        wide = torch.promote_types(weight_VD.dtype, torch.float32)
+        grad_h = torch.zeros_like(hidden_ND) if want_h else None
+        grad_w = torch.zeros(weight_VD.shape, dtype=wide, device=weight_VD.device) if want_w else None
+        total = torch.zeros((), dtype=wide, device=hidden_ND.device)
+        for start in range(0, labels_N.numel(), chunk):
+            part = slice(start, start + chunk)
+            hidden, labels = hidden_ND[part], labels_N[part, None]
+            logits = F.linear(hidden, weight_VD)
+            dtype, logits = logits.dtype, at_least_fp32(logits)
+            logp = logits.log_softmax(-1)
+            total -= logp.gather(-1, labels).sum()
+            if not (want_h or want_w):
+                continue
+            # d loss / d logits = softmax - one-hot, in the matrix product's own dtype as autograd would have it
+            delta = logp.exp_().scatter_add_(-1, labels, logp.new_full(labels.shape, -1.0)).to(dtype)
+            if grad_h is not None:
+                grad_h[part] = delta @ weight_VD.to(dtype)
+            if grad_w is not None:
+                grad_w += delta.T @ hidden.to(dtype)
+        ctx.save_for_backward(grad_h, None if grad_w is None else grad_w.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        grad_h, grad_w = ctx.saved_tensors
+        scaled = tuple(None if g is None else g * grad_output.to(g.dtype) for g in (grad_h, grad_w))
+        return (*scaled, None, None, None)
 
 
 def chunked_linear_cross_entropy(
@@ -51,49 +102,60 @@ def chunked_linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """cross_entropy_sum(hidden @ weight.T, labels) with at most [chunk, V] logits alive; same value and gradient.
 
-    Each chunk's logits are recomputed in the backward pass. Ignored positions are dropped before the matrix
-    product, so a mostly masked SFT batch costs only its answers.
+    Ignored positions are dropped before the matrix product, so a mostly masked SFT batch costs only its answers.
+    Not twice differentiable. ValueError on shapes that do not match or chunk < 1.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
-    if hidden_BTD.shape[:2] != labels_BT.shape:
-        raise ValueError(f"hidden {tuple(hidden_BTD.shape)} does not fit labels {tuple(labels_BT.shape)}")
-    labels = labels_BT[:, 1:].reshape(-1)
-    keep = labels != ignore_index
-    hidden = hidden_BTD[:, :-1].reshape(-1, hidden_BTD.shape[-1])[keep]
-    labels = labels[keep]
-    total = _linear_ce(hidden[:0], weight_VD, labels[:0])  # a zero that still reaches both gradients
-    for start in range(0, labels.numel(), chunk):
-        part = slice(start, start + chunk)
-        total = total + checkpoint(_linear_ce, hidden[part], weight_VD, labels[part], use_reentrant=False)
-    return total, keep.sum()
+    _check("hidden states", hidden_BTD, labels_BT)
+    targets = _next_labels(labels_BT, ignore_index).reshape(-1)
+    keep = (targets != ignore_index).nonzero().squeeze(-1)
+    hidden = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]).index_select(0, keep)
+    grad = torch.is_grad_enabled()  # read here: inside an autograd function it is always off
+    total = _LinearCrossEntropy.apply(hidden, weight_VD, targets[keep], chunk, grad)
+    return total, torch.tensor(keep.numel(), device=keep.device)
+
+
+def _expanded(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """x in at least fp32 with padding set to 0 (so NaN or inf there reach neither value nor gradient), bool mask."""
+    x = at_least_fp32(x)
+    real = mask.bool().expand(x.shape)
+    return torch.where(real, x, torch.zeros_like(x)), real
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum of x where mask is true; `where`, not `*`, so that NaN or inf in padding cannot leak in."""
-    return torch.where(mask.bool(), x, torch.zeros_like(x)).sum()
+    """Sum of x where mask is true. Here and below the mask broadcasts to x; x may be bool or integer."""
+    return _expanded(x, mask)[0].sum()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x where mask is true; 0 for an empty mask."""
-    return masked_sum(x, mask) / mask.bool().sum().clamp(min=1)
+    x, real = _expanded(x, mask)
+    return x.sum() / real.sum().clamp(min=1)
 
 
 def masked_var(x: Tensor, mask: Tensor) -> Tensor:
     """Population variance (divisor n, not n-1) of x where mask is true; 0 for fewer than two elements."""
-    return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+    x, real = _expanded(x, mask)
+    return masked_mean((x - masked_mean(x, real)) ** 2, real)
 
 
 def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """x scaled to variance 1 (and mean 0 if `shift_mean`, else its mean is kept) over the mask; 0 on padding."""
-    mean = masked_mean(x, mask)
-    white = (x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8)
+    """x scaled to variance 1 over the mask, with mean 0 unless `shift_mean` is false (its mean is kept: for rewards,
+    whose sign means something); 0 on padding."""
+    x, real = _expanded(x, mask)
+    mean = masked_mean(x, real)
+    white = (x - mean) * torch.rsqrt(masked_var(x, real) + 1e-8)
     if not shift_mean:
         white = white + mean
-    return torch.where(mask.bool(), white, torch.zeros_like(white))
+    return torch.where(real, white, torch.zeros_like(white))
 
 
 def entropy_from_logits(logits_BTV: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits) over the last axis, never negative; logits of -inf count as probability 0."""
+    """Entropy in nats of softmax(logits) over the last axis; logits of -inf count as probability 0.
+
+    Differentiable for an entropy bonus: probabilities that underflow give gradient 0, not NaN.
+    """
     logp = torch.log_softmax(at_least_fp32(logits_BTV), dim=-1)
-    return torch.special.entr(logp.exp()).sum(-1)
+    p = logp.exp()
+    return -(p * logp.masked_fill(p == 0, 0.0)).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -18,19 +19,21 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16): (advantages [B, T], returns [B, T]).
 
-    The value after the last real token is 0 (the episode ends there). returns = advantages + values. Both are 0
-    on padding and carry no gradient.
+    One episode per row; the value after its last real token is 0 (it ends there). Tokens that are not the policy's,
+    between its own (a tool's answer, a user's turn), are stepped over: the next real token follows directly.
+    returns = advantages + values. Both are 0 outside the mask and carry no gradient.
     """
     mask = mask_BT.bool()
     zero = torch.zeros_like(values_BT)
     with torch.no_grad():
         rewards, values = torch.where(mask, rewards_BT, zero), torch.where(mask, values_BT, zero)
         advantages = torch.zeros_like(values)
-        running, next_value = zero[:, 0], zero[:, 0]
+        running = next_value = values.new_zeros(values.shape[0])
         for t in range(values.shape[1] - 1, -1, -1):
-            running = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * running
-            running = torch.where(mask[:, t], running, zero[:, t])
-            advantages[:, t], next_value = running, values[:, t]
+            now = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * running
+            running = torch.where(mask[:, t], now, running)
+            next_value = torch.where(mask[:, t], values[:, t], next_value)
+            advantages[:, t] = torch.where(mask[:, t], running, zero[:, t])
         return advantages, advantages + values
 
 
@@ -38,7 +41,9 @@ def kl_estimate(logp: Tensor, logp_ref: Tensor, kind: KLKind = "k1") -> Tensor:
     """Per-sample estimate of KL(pi || ref) in nats for samples of pi (Schulman, "Approximating KL divergence").
 
     With d = logp - logp_ref: k1 = d (unbiased), k2 = d^2/2 (biased, low variance), k3 = exp(-d) - 1 + d (unbiased,
-    never negative), abs = |d| (no estimator of the KL; an upper bound of k1, kept for comparison).
+    never negative), abs = |d| (no estimator of the KL; its mean lies above, kept for comparison).
+    All are meant for the reward. As a differentiable loss on the policy's own samples only k2 has the gradient of
+    KL(pi || ref): k1's is 0 on average, k3's is that of KL(ref || pi).
     """
     d = logp - logp_ref
     if kind == "k1":
@@ -163,7 +168,11 @@ class AdaptiveKL(FixedKL):
         self.target, self.horizon = float(target), float(horizon)
 
     def update(self, kl: float, episodes: int) -> float:
-        """Multiply the coefficient by 1 + clip(kl/target - 1, +-0.2) * episodes / horizon and return it."""
+        """Multiply the coefficient by 1 + clip(kl/target - 1, +-0.2) * episodes / horizon and return it.
+
+        kl: mean over episodes, in nats; a NaN or infinite one is passed over."""
+        if not math.isfinite(kl):
+            return self.coef  # one broken batch must not destroy the coefficient for good
         error = min(max(float(kl) / self.target - 1, -0.2), 0.2)
         self.coef *= max(1 + error * episodes / self.horizon, 0.0)
         return self.coef
@@ -182,5 +191,7 @@ def group_advantages(scores_PK: Tensor, mode: Literal["grpo", "rloo"] = "grpo") 
     if mode == "rloo":
         return centred * (k / (k - 1))
     if mode == "grpo":
-        return centred / (scores_PK.std(1, keepdim=True) + 1e-6)
+        # equal scores must give exactly 0, not rounding noise divided by 1e-6
+        alike = scores_PK.amax(1, keepdim=True) == scores_PK.amin(1, keepdim=True)
+        return (centred / (scores_PK.std(1, keepdim=True) + 1e-6)).masked_fill(alike, 0.0)
     raise ValueError(f"unknown mode {mode!r}; one of grpo, rloo")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.loss.lm import at_least_fp32
+
 Metrics = dict[str, Tensor]
 
 
@@ -28,7 +30,8 @@ def kwise_loss(
     if not scores_PK.shape == ranks_PK.shape == mask_PK.shape:
         raise ValueError(f"shapes differ: {tuple(scores_PK.shape)}, {tuple(ranks_PK.shape)}, {tuple(mask_PK.shape)}")
     real = mask_PK.bool() & (ranks_PK >= 0)
-    scores = torch.where(real, scores_PK, torch.zeros_like(scores_PK))
+    scores = at_least_fp32(scores_PK)
+    scores = torch.where(real, scores, torch.zeros_like(scores))
     wins = (ranks_PK[:, :, None] < ranks_PK[:, None, :]) & real[:, :, None] & real[:, None, :]
     diff = scores[:, :, None] - scores[:, None, :]
     shifted = diff if margin is None else diff - margin

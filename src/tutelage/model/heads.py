@@ -16,15 +16,24 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from tutelage.core.errors import DataError
 from tutelage.model.forward import call, position_ids
-from tutelage.model.hub import find_model_dir, load_model, load_tokenizer, merged, resize_for, set_token_ids, write_folder
+from tutelage.model.hub import (
+    find_model_dir,
+    load_model,
+    load_tokenizer,
+    merged,
+    resize_for,
+    set_token_ids,
+    write_folder,
+)
 
 FEATURES = 5
 """Log-probability features a response: three lowest token log-probs, their sum / 10, the length / 10."""
 _FEATURE_FILE = "features"
+_SCORE_FILE = "score.safetensors"
 
 
 def last_real_index(attention_mask: Tensor) -> Tensor:
@@ -54,15 +63,57 @@ class FeatureHead(nn.Module):
         return self.out(torch.tanh(self.hidden(features))).squeeze(-1)
 
 
+class PlainScorer(nn.Module):
+    """Trunk and score layer for families that have no sequence-classification class (Mamba, BitNet, CodeGen...).
+
+    It is saved as the bare trunk with the score layer beside it.
+    """
+
+    def __init__(self, base_model: PreTrainedModel) -> None:
+        super().__init__()
+        self.base_model = base_model
+        config = base_model.config.get_text_config()
+        width = config.hidden_size
+        self.score = nn.Linear(width, 1, bias=False)
+
+    @property
+    def config(self) -> Any:
+        """The trunk's config."""
+        return self.base_model.config
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.get_input_embeddings()
+
+    def resize_token_embeddings(self, size: int) -> nn.Module:
+        return self.base_model.resize_token_embeddings(size)
+
+    def save_pretrained(self, folder: str, **kwargs: Any) -> None:
+        self.base_model.save_pretrained(folder, **kwargs)
+        save_file({"weight": self.score.weight.detach().cpu()}, str(Path(folder) / _SCORE_FILE))
+
+    @classmethod
+    def from_pretrained(cls, folder: str, attn_implementation: str) -> PlainScorer:
+        made = cls(AutoModel.from_pretrained(folder, attn_implementation=attn_implementation))
+        weight = load_file(str(Path(folder) / _SCORE_FILE))["weight"]
+        with torch.no_grad():
+            made.score.to(weight.dtype).weight.copy_(weight)
+        return made
+
+
+def _new_scorer(config: Any, attn_implementation: str | None) -> Any:
+    kinds = {"attn_implementation": attn_implementation}
+    if type(config) in AutoModelForSequenceClassification._model_mapping:
+        return AutoModelForSequenceClassification.from_config(config, **kinds)
+    return PlainScorer(AutoModel.from_config(config, **kinds))
+
+
 class RewardModel(nn.Module):
-    """Sequence -> score. ``model`` is a sequence-classification model with one label.
+    """Sequence -> score. ``model`` is a sequence-classification model with one label, or a PlainScorer.
 
     ``reward_shift`` is subtracted from every score (it makes the demonstrations' mean score 0; Stiennon et al. 2020).
     """
 
-    def __init__(
-        self, model: PreTrainedModel, features: FeatureHead | None = None, reward_shift: float = 0.0
-    ) -> None:
+    def __init__(self, model: Any, features: FeatureHead | None = None, reward_shift: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.features = features
@@ -115,19 +166,21 @@ class RewardModel(nn.Module):
         folder = find_model_dir(path)
         if folder is None:
             raise DataError(f"no reward model in {str(path)!r}: neither it nor its model/ holds a config.json")
-        config = AutoConfig.from_pretrained(str(folder))
-        kinds = config.architectures or []
-        if not any("SequenceClassification" in kind for kind in kinds):
-            raise DataError(f"{str(folder)!r} holds {', '.join(kinds) or 'an unknown model'}, not a reward model")
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), num_labels=1, attn_implementation=attn_implementation
-        )
+        if (folder / _SCORE_FILE).is_file():
+            model: Any = PlainScorer.from_pretrained(str(folder), attn_implementation)
+        else:
+            kinds = AutoConfig.from_pretrained(str(folder)).architectures or []
+            if not any("SequenceClassification" in kind for kind in kinds):
+                raise DataError(f"{str(folder)!r} holds {', '.join(kinds) or 'an unknown model'}, not a reward model")
+            model = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), num_labels=1, attn_implementation=attn_implementation
+            )
         head = None
         if (folder / f"{_FEATURE_FILE}.json").is_file():
             shape = json.loads((folder / f"{_FEATURE_FILE}.json").read_text(encoding="utf-8"))
             head = FeatureHead(int(shape["inner"]))
             head.load_state_dict(load_file(str(folder / f"{_FEATURE_FILE}.safetensors")))
-        return cls(model, head, float(getattr(config, "reward_shift", 0.0)))
+        return cls(model, head, float(getattr(model.config, "reward_shift", 0.0)))
 
 
 def create_reward_model(
@@ -150,12 +203,7 @@ def create_reward_model(
             setattr(config, key, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model = AutoModelForSequenceClassification.from_config(
-                config, attn_implementation=source.config._attn_implementation
-            )
-        except ValueError as error:
-            raise DataError(f"{config.model_type} models have no sequence-classification class: {error}") from error
+        model = _new_scorer(config, source.config._attn_implementation)
         width = model.score.weight.shape[1]
         nn.init.normal_(model.score.weight, std=1.0 / (width + 1) ** 0.5)
         if model.score.bias is not None:

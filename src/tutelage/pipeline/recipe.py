@@ -38,13 +38,20 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         values = {**shared, **values}
         kind = values.pop("stage", name)
         if kind not in STAGES:
-            raise ConfigError(f"{path}: [{name}] is no stage; give stage=\"...\" one of {', '.join(STAGES)}")
+            raise ConfigError(f'{path}: [{name}] is no stage; give stage="..." one of {", ".join(STAGES)}')
         values = {k: _resolve(v, stages, f"{path}: [{name}] {k}") for k, v in values.items()}
         began = time.perf_counter()
         stages[name], ran = launch(kind, {**values, "out": str(out / name)}, restart=True)
         seconds = time.perf_counter() - began if ran else old.get(name, {}).get("seconds", 0.0)
-        table.append({"name": name, "kind": kind, "seconds": round(seconds, 1), "status": "run" if ran else "kept",
-                      "metrics": read_summary(stages[name])})
+        table.append(
+            {
+                "name": name,
+                "kind": kind,
+                "seconds": round(seconds, 1),
+                "status": "run" if ran else "kept",
+                "metrics": read_summary(stages[name]),
+            }
+        )
         _save(out, table, {}, [])
     results, rows = {}, []
     if compare:

@@ -80,8 +80,13 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
     start, best, last = 0, [], {}  # type: ignore[var-annotated]
     if found := load_latest(run.path / "checkpoints"):
         start, state = found
-        for part, name in ((policy, "policy"), (critic, "critic"), (policy_optim, "policy_optim"),
-                           (critic_optim, "critic_optim"), (kl, "kl")):
+        for part, name in (
+            (policy, "policy"),
+            (critic, "critic"),
+            (policy_optim, "policy_optim"),
+            (critic_optim, "critic_optim"),
+            (kl, "kl"),
+        ):
             part.load_state_dict(state[name])
         if ptx:
             ptx.load_state_dict(state["ptx"])
@@ -89,31 +94,63 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
     run.truncate_metrics(start)
 
     def save(step: int) -> None:
-        save_checkpoint(run.path / "checkpoints", step, {
-            "policy": policy.state_dict(), "critic": critic.state_dict(), "policy_optim": policy_optim.state_dict(),
-            "critic_optim": critic_optim.state_dict(), "kl": kl.state_dict(),
-            "ptx": ptx.state_dict() if ptx else None, "curve": best, "last": last,
-        })
+        save_checkpoint(
+            run.path / "checkpoints",
+            step,
+            {
+                "policy": policy.state_dict(),
+                "critic": critic.state_dict(),
+                "policy_optim": policy_optim.state_dict(),
+                "critic_optim": critic_optim.state_dict(),
+                "kl": kl.state_dict(),
+                "ptx": ptx.state_dict() if ptx else None,
+                "curve": best,
+                "last": last,
+            },
+        )
 
     began = time.perf_counter()
     with StopFlag() as stop:
         for step in range(start + 1, config.updates + 1):
             rollout, facts = _rollout(config, step, rows, engine, tokenizer, score)
             metrics = update(
-                policy, critic, reference, rollout, policy_optim, critic_optim, beta=kl.value,
-                done=(step - 1) / config.updates, epochs=config.epochs, minibatches=config.minibatches,
-                clip=config.clip, value_clip=config.value_clip, gamma=config.gamma, lam=config.lam,
-                kl_kind=config.kl_kind, whiten_rewards=config.whiten_rewards, temperature=config.temperature,
-                ptx_coef=config.ptx_coef if ptx else 0.0, ptx_batch=(lambda: next(ptx)) if ptx else None,
-                precision=config.precision)
+                policy,
+                critic,
+                reference,
+                rollout,
+                policy_optim,
+                critic_optim,
+                beta=kl.value,
+                done=(step - 1) / config.updates,
+                epochs=config.epochs,
+                minibatches=config.minibatches,
+                clip=config.clip,
+                value_clip=config.value_clip,
+                gamma=config.gamma,
+                lam=config.lam,
+                kl_kind=config.kl_kind,
+                whiten_rewards=config.whiten_rewards,
+                temperature=config.temperature,
+                ptx_coef=config.ptx_coef if ptx else 0.0,
+                ptx_batch=(lambda: next(ptx)) if ptx else None,
+                precision=config.precision,
+            )
             kl.update(metrics["kl"], config.batch_size)
             seconds = (time.perf_counter() - began) / (step - start)
-            last = {"step": step, **facts, **metrics, "beta": kl.value, "episodes_per_second": config.batch_size / seconds}
+            last = {
+                "step": step,
+                **facts,
+                **metrics,
+                "beta": kl.value,
+                "episodes_per_second": config.batch_size / seconds,
+            }
             run.log(last)
             best.append(facts.get("gold", facts["proxy"]))
             words = "  ".join(f"{k} {last[k]:.3f}" for k in ("proxy", "gold", "kl", "entropy", "length") if k in last)
-            console.print(f"[bold]{run.path.name}[/] {step}/{config.updates}  {words}  ETA "
-                          f"{seconds * (config.updates - step):.0f}s")
+            console.print(
+                f"[bold]{run.path.name}[/] {step}/{config.updates}  {words}  ETA "
+                f"{seconds * (config.updates - step):.0f}s"
+            )
             if stop.set or step % config.save_every == 0 or step == config.updates:
                 save(step)
                 if stop.set and step < config.updates:
@@ -121,8 +158,11 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
                     raise Interrupted(f"{run.path}: stopped at update {step} and saved; the same command resumes")
     save_model(policy, tokenizer, run.path / "model")
     means = [sum(best[max(0, i - 4) : i + 1]) / len(best[max(0, i - 4) : i + 1]) for i in range(len(best))]
-    return {**{k: last[k] for k in ("proxy", "gold", "kl", "entropy", "eos_rate", "length") if k in last},
-            "last_mean5": means[-1], "best_mean5": max(means[4:] or means)}
+    return {
+        **{k: last[k] for k in ("proxy", "gold", "kl", "entropy", "eos_rate", "length") if k in last},
+        "last_mean5": means[-1],
+        "best_mean5": max(means[4:] or means),
+    }
 
 
 def _usable(rows: list[dict[str, Any]], tokenizer: Any, config: PpoConfig) -> list[dict[str, Any]]:
@@ -166,14 +206,19 @@ def _rewards(config: PpoConfig, reference: Any, tokenizer: Any) -> tuple[Any, An
     return by_model, critic
 
 
-def _rollout(config: PpoConfig, step: int, rows: list[dict[str, Any]], engine: LocalEngine, tokenizer: Any,
-             score: Any) -> tuple[Rollout, dict[str, float]]:
+def _rollout(
+    config: PpoConfig, step: int, rows: list[dict[str, Any]], engine: LocalEngine, tokenizer: Any, score: Any
+) -> tuple[Rollout, dict[str, float]]:
     """Sample one batch of episodes and score them. The prompt cursor is a function of (seed, step): resumable."""
     chosen = torch.randperm(len(rows), generator=generator(config.seed, "prompts", step))[: config.batch_size]
     batch = [rows[i] for i in chosen.tolist()]
     end = turn_end_id(tokenizer)
-    params = SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature, stop_tokens=(end,),
-                            seed=stream_seed(config.seed, "rollout", step) % 2**31)
+    params = SamplingParams(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        stop_tokens=(end,),
+        seed=stream_seed(config.seed, "rollout", step) % 2**31,
+    )
     completions = engine.rollout([r["ids"] for r in batch], params)
     responses, ended = [], []
     for c in completions:

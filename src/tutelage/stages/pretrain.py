@@ -65,8 +65,17 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
 
     stop = config.stop_at_probe
     last = train(
-        model, causal, loader, Optimizers(model, config.optimizer), run, steps=config.steps, precision=config.precision,
-        evaluate=evaluate, eval_every=config.eval_every, save_every=config.save_every, log_every=50,
+        model,
+        causal,
+        loader,
+        Optimizers(model, config.optimizer),
+        run,
+        steps=config.steps,
+        precision=config.precision,
+        evaluate=evaluate,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        log_every=50,
         stop_when=(lambda row: row.get("probe", 0.0) >= stop) if stop else None,
     )
     save_model(model, tokenizer, run.path / "model")

@@ -44,8 +44,12 @@ def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, split, n in (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out)):
         rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31)
-        params = SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature, n=config.responses,
-                                seed=stream_seed(config.seed, "rank sampling", name) % 2**31)
+        params = SamplingParams(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            n=config.responses,
+            seed=stream_seed(config.seed, "rank sampling", name) % 2**31,
+        )
         outputs = engine.generate([[{"role": "user", "content": r["prompt"]}] for r in rows], params)
         ranked = []
         for i, (row, output) in enumerate(zip(rows, outputs)):

@@ -45,7 +45,7 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
     train_file, held_file = (folder / "rankings.jsonl", folder / "heldout.jsonl") if folder.is_dir() else (folder, None)
     rows = read_rankings(train_file)
     held = read_rankings(held_file) if held_file else rows[: max(1, len(rows) // 10)]
-    rows = rows if held_file else rows[len(held):] or rows
+    rows = rows if held_file else rows[len(held) :] or rows
     model = create_reward_model(sft, tokenizer, seed=config.seed, features=config.features)
 
     def prepare(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -57,8 +57,16 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
     encoded = [encode_ranking(row, tokenizer, config.max_length) for row in rows]
     loader = RankingLoader(encoded, config.batch_size, tokenizer.pad_token_id, config.seed, prepare)
     optimizers = Optimizers(model, config.optimizer, head_lr={"features": config.feature_lr})
-    last = train(model, kwise, loader, optimizers, run, steps=config.steps, precision=config.precision,
-                 save_every=config.save_every)
+    last = train(
+        model,
+        kwise,
+        loader,
+        optimizers,
+        run,
+        steps=config.steps,
+        precision=config.precision,
+        save_every=config.save_every,
+    )
     model.eval()
     with torch.inference_mode():
         scored = [_score(model, row, tokenizer, config.max_length, prepare) for row in held]
@@ -73,12 +81,24 @@ def _score(model: Any, row: dict[str, Any], tokenizer: Any, max_length: int, pre
     return model(batch["input_ids"], batch["attention_mask"], features=batch.get("features")).float().tolist()
 
 
-def _demonstration_mean(model: Any, rows: list[dict[str, Any]], tokenizer: Any, config: RewardConfig,
-                        prepare: Any) -> float:
+def _demonstration_mean(
+    model: Any, rows: list[dict[str, Any]], tokenizer: Any, config: RewardConfig, prepare: Any
+) -> float:
     """Mean score of demonstrations, which the shift moves to 0; best-ranked responses stand in where none is given."""
-    total = [max(_score(model, {**row, "responses": [item_from_row(row).good] * 2, "ranking": [[0, 1]]}, tokenizer,
-                        config.max_length, prepare))
-             if "item" in row else max(_score(model, row, tokenizer, config.max_length, prepare)) for row in rows]
+    total = [
+        max(
+            _score(
+                model,
+                {**row, "responses": [item_from_row(row).good] * 2, "ranking": [[0, 1]]},
+                tokenizer,
+                config.max_length,
+                prepare,
+            )
+        )
+        if "item" in row
+        else max(_score(model, row, tokenizer, config.max_length, prepare))
+        for row in rows
+    ]
     return sum(total) / len(total)
 
 
@@ -107,9 +127,16 @@ def _report(rows: list[dict[str, Any]], scored: list[list[float]]) -> dict[str, 
                     gate_pairs += 1
                     gate_right += (score[i] > score[j]) == (correct[i] > correct[j])
     low, high = wilson(right, pairs)
-    out = {"accuracy": right / max(1, pairs), "accuracy_low": low, "accuracy_high": high, "pairs": pairs,
-           "kendall_tau": sum(taus) / max(1, len(taus)), "calibration_error": calibration_error(margins, wins),
-           "length_correlation": correlation(scores, lengths), "length_only_accuracy": length_right / max(1, pairs)}
+    out = {
+        "accuracy": right / max(1, pairs),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "pairs": pairs,
+        "kendall_tau": sum(taus) / max(1, len(taus)),
+        "calibration_error": calibration_error(margins, wins),
+        "length_correlation": correlation(scores, lengths),
+        "length_only_accuracy": length_right / max(1, pairs),
+    }
     if gate_pairs:
         out |= {"right_over_wrong": gate_right / gate_pairs, "right_over_wrong_pairs": gate_pairs}
     return out

@@ -53,8 +53,11 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         raise DataError(f"{config.data}: no row has an assistant turn within max_length={config.max_length}")
     from_world = config.data.startswith("schoolroom:")
     split = max(1, len(rows) // 20)
-    held = encode_rows(conversations(config.data, "heldout", 500, config.seed + 1), tokenizer, config.max_length) \
-        if from_world else rows[:split]
+    held = (
+        encode_rows(conversations(config.data, "heldout", 500, config.seed + 1), tokenizer, config.max_length)
+        if from_world
+        else rows[:split]
+    )
     rows = rows if from_world else rows[split:]
     loader = RowLoader(rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id)
 
@@ -63,14 +66,26 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         test = RowLoader(held, batch_size=min(64, len(held)), seed=0, pad_id=tokenizer.pad_token_id)
         for _ in range(max(1, len(held) // 64)):
             batch = next(test)
-            s, n = cross_entropy_sum(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-                                           use_cache=False).logits, batch["labels"])
+            s, n = cross_entropy_sum(
+                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits,
+                batch["labels"],
+            )
             total, count = total + float(s), count + int(n)
         return {"val_loss": total / max(1, count)}
 
     before = evaluate()["val_loss"]
-    last = train(model, causal, loader, Optimizers(model, config.optimizer), run, steps=config.steps,
-                 precision=config.precision, evaluate=evaluate, eval_every=config.eval_every, save_every=config.save_every)
+    last = train(
+        model,
+        causal,
+        loader,
+        Optimizers(model, config.optimizer),
+        run,
+        steps=config.steps,
+        precision=config.precision,
+        evaluate=evaluate,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+    )
     if config.method == "lora":
         model = model.merge_and_unload()  # type: ignore[operator]
     save_model(model, tokenizer, run.path / "model")

@@ -37,6 +37,8 @@ def _message(role: Any, content: Any) -> Message:
     name = _ROLES.get(str(role).lower())
     if name is None:
         raise DataError(f"chat: role {role!r}, expected one of user, assistant, system (or human, gpt)")
+    if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
+        content = "".join(part["text"] for part in content)  # text parts, as multimodal sets write them
     if not isinstance(content, str):
         raise DataError(f"chat: the {name}'s content is a {type(content).__name__}, expected a string")
     return {"role": name, "content": content}
@@ -101,6 +103,13 @@ def _is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.chat_template in (CHAT_TEMPLATE, _BOS_LINE + CHAT_TEMPLATE)
 
 
+def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int):
+        raise DataError(f"chat: the tokenizer has no token {token}; call ensure_chat first")
+    return found
+
+
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of user-supplied text: a special token spelt out in it stays ordinary text, so no one can fake a turn."""
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
@@ -110,11 +119,11 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tu
     """Our template, piece by piece: the role and end tokens are the only joints, so the mask is exact."""
     end = turn_end_id(tokenizer)
     starts = str(tokenizer.chat_template).startswith(_BOS_LINE) and tokenizer.bos_token_id is not None
-    ids: list[int] = [tokenizer.bos_token_id] if starts else []
+    ids: list[int] = [_id(tokenizer, tokenizer.bos_token)] if starts else []
     mask = [0] * len(ids)
     for message in messages:
         said = [*_plain(tokenizer, message["content"]), end]
-        ids += [tokenizer.convert_tokens_to_ids(ROLE_TOKENS[message["role"]]), *said]
+        ids += [_id(tokenizer, ROLE_TOKENS[message["role"]]), *said]
         mask += [0, *([int(message["role"] == "assistant")] * len(said))]
     return ids, mask
 
@@ -134,7 +143,7 @@ def _foreign(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tup
         before = _render(tokenizer, messages[:number], True)
         after = _render(tokenizer, messages[: number + 1], False)
         if not (before.startswith(done) and after.startswith(before)):
-            raise DataError("chat: this tokenizer's template rewrites earlier turns; train on single turns, or install ours")
+            raise DataError("chat: the tokenizer's template rewrites earlier turns; train on single turns or use ours")
         for piece, said in ((before[len(done) :], 0), (after[len(before) :], 1)):
             new = list(tokenizer(piece, add_special_tokens=False)["input_ids"])
             # Some templates put a newline after the end token; it belongs to the next turn, not to what was said.
@@ -176,7 +185,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Message
     if not prompt:
         raise DataError("chat: an empty conversation, expected at least one message")
     if _is_ours(tokenizer):
-        return [*_segments(tokenizer, prompt)[0], tokenizer.convert_tokens_to_ids(ROLE_TOKENS["assistant"])]
+        return [*_segments(tokenizer, prompt)[0], _id(tokenizer, ROLE_TOKENS["assistant"])]
     if not tokenizer.chat_template:
         raise DataError("chat: the tokenizer has no chat template; call ensure_chat first")
     return list(tokenizer(_render(tokenizer, prompt, True), add_special_tokens=False)["input_ids"])
@@ -201,7 +210,7 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that ends a turn: <|end|> under our template, the template's own marker, else eos."""
-    vocab = tokenizer.get_vocab()
+    vocab: dict[str, int] = tokenizer.get_vocab()
     if _is_ours(tokenizer) and TURN_END in vocab:
         return vocab[TURN_END]
     template = str(tokenizer.chat_template or "")

@@ -1,6 +1,7 @@
 """Readers of text and of JSON rows: every fault names the file and the line.
 
-Formats: .txt, .jsonl, .json (a list), either compressed as .gz or .zst, and .parquet; a folder is all such files in name order.
+Formats: .txt, .jsonl, .json (a list), each also compressed as .gz or .zst, and .parquet.
+A folder is all such files in it and below, in name order.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -16,6 +18,7 @@ from tutelage.core.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 KINDS = (".txt", ".jsonl", ".json", ".parquet")
+_BLANK = re.compile(r"[ \t\r\n]*")
 
 
 def _kind(path: Path) -> tuple[str, str]:
@@ -41,15 +44,52 @@ def corpus_files(path: str | Path) -> list[Path]:
     return files
 
 
+class _Zstd(io.RawIOBase):
+    """A zstandard file as a stream. The library's own reader ends quietly on a truncated file; this one raises."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._left = b""  # decompressed, not yet handed out
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        import zstandard
+
+        packed = b""
+        while not self._left:
+            packed = packed or self._file.read(1 << 17)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the last zstandard frame is not complete")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._left, packed, frame = self._frame.decompress(packed), b"", self._frame
+            if frame.eof:
+                packed, self._frame = frame.unused_data, None
+                if packed:
+                    self._file.seek(-len(packed), io.SEEK_CUR)
+                    packed = b""
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+
 def _open(path: Path) -> IO[bytes]:
     """The file's bytes, decompressed as they are read."""
     packed = _kind(path)[1]
     if packed == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if packed == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))
+        return io.BufferedReader(_Zstd(path), 1 << 17)
     return path.open("rb")
 
 
@@ -82,25 +122,63 @@ def _parse(raw: bytes, where: str) -> Row:
     try:
         row = json.loads(_decode(raw, where))
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}), expected one object a line") from error
+        raise DataError(f"{where}: not JSON ({error.msg}, column {error.colno}), expected one object a line") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets too deep
+        raise DataError(f"{where}: not usable JSON ({error}), expected one object a line") from error
+    return _object(row, where)
+
+
+def _object(row: Any, where: str) -> Row:
+    """The row itself if it is an object of encodable text."""
     if not isinstance(row, dict):
         raise DataError(f"{where}: a JSON {type(row).__name__}, expected an object such as {{\"text\": ...}}")
+    try:
+        for value in row.values():  # half a surrogate pair is legal JSON, but no tokenizer can encode it
+            (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: half of a surrogate pair in the text, expected whole Unicode characters") from error
     return row
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
-    with _open(path) as stream:
-        text = _decode(stream.read(), str(path)).lstrip("\ufeff")
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}), expected a list of objects") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}:1: a JSON {type(rows).__name__}, expected a list of objects")
-    for number, row in enumerate(rows, 1):
-        where = f"{path}:{number}"  # the item's number: a .json list has no line per row
-        wrong = DataError(f"{where}: item {number} is a {type(row).__name__}, expected an object")
-        yield where, row if isinstance(row, dict) else wrong
+    """Items of a JSON list, each with the line where it begins (which a plain json.loads would not tell)."""
+    text = _decode(b"".join(raw for _, raw in _lines(path)), str(path)).removeprefix("\ufeff")
+    decoder = json.JSONDecoder()
+    line, at = 1, 0
+
+    def skip() -> str:
+        """Step over white space; the character that follows ("" at the end)."""
+        nonlocal line, at
+        start, at = at, _BLANK.match(text, at).end()  # type: ignore[union-attr]
+        line += text.count("\n", start, at)
+        return text[at : at + 1]
+
+    if skip() != "[":
+        raise DataError(f"{path}:{line}: not a JSON list, expected [{{...}}, {{...}}]; for one object a line use .jsonl")
+    at += 1
+    follows = skip()
+    while follows != "]":
+        where = f"{path}:{line}"
+        try:
+            row, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}), expected a list of objects") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not usable JSON ({error}), expected a list of objects") from error
+        line, at = line + text.count("\n", at, end), end
+        try:
+            yield where, _object(row, where)
+        except DataError as error:
+            yield where, error
+        follows = skip()
+        if follows == ",":
+            at += 1
+            follows = skip()
+            if follows != "]":
+                continue
+        elif follows == "]":
+            continue
+        raise DataError(f"{path}:{line}: not JSON (expected ',' or ']' after an item), expected a list of objects")
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row | DataError]]:
@@ -159,6 +237,9 @@ def read_rows(
 def _txt(path: Path, document: str, separator: str | None) -> Iterator[str]:
     """Documents of a plain text file, read line by line so that a large file never lies in memory whole."""
     kept: list[str] = []
+    if separator is not None and "\n" in separator:
+        yield from "".join(_txt(path, "file", None)).split(separator)
+        return
     for number, raw in _lines(path):
         line = _decode(raw, f"{path}:{number}").replace("\r\n", "\n")
         if number == 1:
@@ -205,12 +286,12 @@ def read_texts(
                     yield text if whole else text.strip()
             continue
         for where, row in read_rows(file, on_bad_row, report):
-            text = row.get(field)
-            if isinstance(text, str):
-                if text.strip():
-                    yield text
+            value = row.get(field)
+            if isinstance(value, str):
+                if value.strip():
+                    yield value
                 continue
-            found = f"no {field!r}" if field not in row else f"{field!r} is a {type(text).__name__}"
+            found = f"no {field!r}" if field not in row else f"{field!r} is a {type(value).__name__}"
             fault = f"{where}: {found}, expected an object with a string {field!r} (keys: {', '.join(row) or 'none'})"
             if on_bad_row == "stop":
                 raise DataError(fault)

@@ -63,9 +63,20 @@ class StopFlag:
 
 
 def train(
-    model: nn.Module, objective: Objective, loader: Loader, optimizers: Optimizers, run: RunDir, *, steps: int,
-    accumulate: int = 1, precision: str = "auto", evaluate: Callable[[], dict[str, Any]] | None = None,
-    eval_every: int = 0, save_every: int = 0, log_every: int = 10, stop_when: Callable[[dict], bool] | None = None,
+    model: nn.Module,
+    objective: Objective,
+    loader: Loader,
+    optimizers: Optimizers,
+    run: RunDir,
+    *,
+    steps: int,
+    accumulate: int = 1,
+    precision: str = "auto",
+    evaluate: Callable[[], dict[str, Any]] | None = None,
+    eval_every: int = 0,
+    save_every: int = 0,
+    log_every: int = 10,
+    stop_when: Callable[[dict], bool] | None = None,
 ) -> dict[str, Any]:
     """Train for `steps` optimiser steps, resuming from the newest checkpoint of `run`.
 
@@ -87,24 +98,40 @@ def train(
     began, tokens = time.perf_counter() - seconds, 0
 
     def save(step: int) -> None:
-        save_checkpoint(folder, step, {
-            "model": model.state_dict(), "optimizers": optimizers.state_dict(), "loader": loader.state_dict(),
-            "last": last, "seconds": time.perf_counter() - began,
-        })
+        save_checkpoint(
+            folder,
+            step,
+            {
+                "model": model.state_dict(),
+                "optimizers": optimizers.state_dict(),
+                "loader": loader.state_dict(),
+                "last": last,
+                "seconds": time.perf_counter() - began,
+            },
+        )
 
     with StopFlag() as stop:
         mark = time.perf_counter()
         for step in range(start + 1, steps + 1):
-            metrics, norm, finite = _step(model, objective, loader, optimizers, accumulate, precision, (step - 1) / steps)
+            metrics, norm, finite = _step(
+                model, objective, loader, optimizers, accumulate, precision, (step - 1) / steps
+            )
             bad = 0 if finite else bad + 1
             if bad >= 5:
-                raise RunError(f"{run.path}: gradients were not finite for 5 steps (step {step}); lower the learning rate")
+                raise RunError(
+                    f"{run.path}: gradients were not finite for 5 steps (step {step}); lower the learning rate"
+                )
             tokens += metrics.pop("tokens", 0)
             done = step == steps
             if step % log_every == 0 or done or step == 1:
                 now = time.perf_counter()
-                row = {"step": step, **metrics, "grad_norm": norm, "tokens_per_second": round(tokens / max(1e-9, now - mark)),
-                       "seconds": round(now - began, 2)}
+                row = {
+                    "step": step,
+                    **metrics,
+                    "grad_norm": norm,
+                    "tokens_per_second": round(tokens / max(1e-9, now - mark)),
+                    "seconds": round(now - began, 2),
+                }
                 tokens, mark = 0, now
                 if evaluate and (done or (eval_every and step % eval_every == 0)):
                     model.eval()
@@ -127,8 +154,15 @@ def train(
     return last
 
 
-def _step(model: nn.Module, objective: Objective, loader: Loader, optimizers: Optimizers, accumulate: int,
-          precision: str, done: float) -> tuple[dict[str, Any], float, bool]:
+def _step(
+    model: nn.Module,
+    objective: Objective,
+    loader: Loader,
+    optimizers: Optimizers,
+    accumulate: int,
+    precision: str,
+    done: float,
+) -> tuple[dict[str, Any], float, bool]:
     total, count, sums = 0.0, 0, {}  # type: ignore[var-annotated]
     tokens = 0
     for _ in range(accumulate):
@@ -154,5 +188,6 @@ def _step(model: nn.Module, objective: Objective, loader: Loader, optimizers: Op
 def _show(name: str, row: dict[str, Any], steps: int) -> None:
     left = row["seconds"] / row["step"] * (steps - row["step"])
     words = [f"{k} {v:.3f}" for k, v in row.items() if isinstance(v, float) and k not in ("seconds", "grad_norm")]
-    console.print(f"[bold]{name}[/] {row['step']}/{steps}  {'  '.join(words)}  "
-                  f"{row['tokens_per_second']} tok/s  ETA {left:.0f}s")
+    console.print(
+        f"[bold]{name}[/] {row['step']}/{steps}  {'  '.join(words)}  {row['tokens_per_second']} tok/s  ETA {left:.0f}s"
+    )

@@ -59,8 +59,9 @@ class Optimizers:
             self.optimizers.append(torch.optim.AdamW(adam_groups, betas=config.betas, eps=config.eps, fused=True))
         if muon:
             self.optimizers.append(
-                torch.optim.Muon(muon, lr=config.muon_lr, weight_decay=config.weight_decay,
-                                 adjust_lr_fn="match_rms_adamw")
+                torch.optim.Muon(
+                    muon, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+                )
             )
         self._peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
 

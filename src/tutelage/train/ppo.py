@@ -41,7 +41,9 @@ def collate(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -
     return tokens, attention, response[:, 1:].float()
 
 
-def logprobs_and_entropy(model: nn.Module, tokens: Tensor, attention: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def logprobs_and_entropy(
+    model: nn.Module, tokens: Tensor, attention: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies [B, T-1] of the temperature-scaled policy: the same temperature in every log-prob."""
     logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
     logp = token_logprobs(logits, tokens, temperature)
@@ -51,10 +53,27 @@ def logprobs_and_entropy(model: nn.Module, tokens: Tensor, attention: Tensor, te
 
 
 def update(
-    policy: nn.Module, critic: nn.Module, reference: nn.Module, rollout: Rollout, policy_optim: Any, critic_optim: Any,
-    *, beta: float, done: float, epochs: int = 1, minibatches: int = 4, clip: float = 0.2, value_clip: float = 0.2,
-    gamma: float = 1.0, lam: float = 0.95, kl_kind: str = "k1", whiten_rewards: bool = False, temperature: float = 1.0,
-    ptx_coef: float = 0.0, ptx_batch: Callable[[], dict[str, Tensor]] | None = None, precision: str = "auto",
+    policy: nn.Module,
+    critic: nn.Module,
+    reference: nn.Module,
+    rollout: Rollout,
+    policy_optim: Any,
+    critic_optim: Any,
+    *,
+    beta: float,
+    done: float,
+    epochs: int = 1,
+    minibatches: int = 4,
+    clip: float = 0.2,
+    value_clip: float = 0.2,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    kl_kind: str = "k1",
+    whiten_rewards: bool = False,
+    temperature: float = 1.0,
+    ptx_coef: float = 0.0,
+    ptx_batch: Callable[[], dict[str, Tensor]] | None = None,
+    precision: str = "auto",
 ) -> dict[str, float]:
     """One PPO update on one rollout. Returns metrics, all of them masked means."""
     B = rollout.tokens.shape[0]
@@ -68,8 +87,12 @@ def update(
             tokens, attention = rollout.tokens[s], rollout.attention[s]
             old, entropy = logprobs_and_entropy(policy, tokens, attention, temperature)
             ref, _ = logprobs_and_entropy(reference, tokens, attention, temperature)
-            for key, value in (("old", old), ("ref", ref), ("entropy", entropy),
-                               ("values", critic(tokens, attention)[:, :-1].float())):
+            for key, value in (
+                ("old", old),
+                ("ref", ref),
+                ("entropy", entropy),
+                ("values", critic(tokens, attention)[:, :-1].float()),
+            ):
                 parts[key].append(value)
     old, ref, values, entropy = (torch.cat(parts[k]) for k in ("old", "ref", "values", "entropy"))
     mask = rollout.mask
@@ -83,8 +106,22 @@ def update(
     steps = 0
     for _ in range(epochs):
         for s in slices:
-            out = _minibatch(policy, critic, rollout, s, old[s], values[s], advantages[s], returns[s], clip, value_clip,
-                             temperature, ptx_coef, ptx_batch, precision)
+            out = _minibatch(
+                policy,
+                critic,
+                rollout,
+                s,
+                old[s],
+                values[s],
+                advantages[s],
+                returns[s],
+                clip,
+                value_clip,
+                temperature,
+                ptx_coef,
+                ptx_batch,
+                precision,
+            )
             norm, _ = policy_optim.step(done)
             value_norm, _ = critic_optim.step(done)
             steps += 1
@@ -92,18 +129,33 @@ def update(
                 stats.setdefault(key, []).append(float(value))
     lengths = mask.sum(1)
     return {
-        "kl": float((kl.sum(1)).mean()), "entropy": float(masked_mean(entropy, mask)),
+        "kl": float((kl.sum(1)).mean()),
+        "entropy": float(masked_mean(entropy, mask)),
         "explained_variance": float(explained_variance(values, returns, mask)),
-        "length": float(lengths.mean()), "optimizer_steps": steps,
+        "length": float(lengths.mean()),
+        "optimizer_steps": steps,
         "length_reward_correlation": correlation(lengths.tolist(), rollout.scores.tolist()),
         "first_ratio_deviation": stats["ratio_max_dev"][0],
         **{k: sum(v) / len(v) for k, v in stats.items() if k != "ratio_max_dev"},
     }
 
 
-def _minibatch(policy: nn.Module, critic: nn.Module, rollout: Rollout, s: slice, old: Tensor, values: Tensor,
-               advantages: Tensor, returns: Tensor, clip: float, value_clip: float, temperature: float, ptx_coef: float,
-               ptx_batch: Callable[[], dict[str, Tensor]] | None, precision: str) -> dict[str, Any]:
+def _minibatch(
+    policy: nn.Module,
+    critic: nn.Module,
+    rollout: Rollout,
+    s: slice,
+    old: Tensor,
+    values: Tensor,
+    advantages: Tensor,
+    returns: Tensor,
+    clip: float,
+    value_clip: float,
+    temperature: float,
+    ptx_coef: float,
+    ptx_batch: Callable[[], dict[str, Tensor]] | None,
+    precision: str,
+) -> dict[str, Any]:
     """Gradients of one minibatch: policy, value and gamma * pretraining are summed before ONE step (InstructGPT C.4)."""
     tokens, attention, mask = rollout.tokens[s], rollout.attention[s], rollout.mask[s]
     with autocast(precision):
@@ -114,8 +166,11 @@ def _minibatch(policy: nn.Module, critic: nn.Module, rollout: Rollout, s: slice,
     v_loss, v_metrics = value_loss(new_values, values, returns, mask, value_clip)
     pg_loss.backward()
     v_loss.backward()
-    out = {"policy_loss": pg_loss.detach(), "value_loss": v_loss.detach(),
-           **{k: metrics[k] for k in ("clip_fraction", "approx_kl", "ratio_max_dev")}}
+    out = {
+        "policy_loss": pg_loss.detach(),
+        "value_loss": v_loss.detach(),
+        **{k: metrics[k] for k in ("clip_fraction", "approx_kl", "ratio_max_dev")},
+    }
     if ptx_coef and ptx_batch is not None:
         batch = ptx_batch()
         with autocast(precision):

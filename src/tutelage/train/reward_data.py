@@ -47,11 +47,14 @@ def _check(row: Any, where: str) -> None:
 
 def encode_ranking(row: dict[str, Any], tokenizer: Any, max_length: int) -> dict[str, Any]:
     """Token ids of each response after its prompt, the responses' start, and their ranks (0 best; equal = tie)."""
-    prompt = encode_prompt(tokenizer, row["prompt"] if isinstance(row["prompt"], list)
-                           else [{"role": "user", "content": row["prompt"]}])
+    prompt = encode_prompt(
+        tokenizer, row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
+    )
     end = turn_end_id(tokenizer)
-    ids = [(prompt + tokenizer(text, add_special_tokens=False)["input_ids"] + [end])[-max_length:]
-           for text in row["responses"]]
+    ids = [
+        (prompt + tokenizer(text, add_special_tokens=False)["input_ids"] + [end])[-max_length:]
+        for text in row["responses"]
+    ]
     ranks = [0] * len(ids)
     for rank, group in enumerate(row["ranking"]):
         for i in group:
@@ -75,7 +78,13 @@ def collate_rankings(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch
             ranks[p, k] = row["ranks"][k]
         for k in range(len(row["ids"]), K):
             attention[p * K + k, 0] = 1
-    return {"input_ids": ids, "attention_mask": attention, "response_mask": response, "ranks": ranks, "mask": ranks >= 0}
+    return {
+        "input_ids": ids,
+        "attention_mask": attention,
+        "response_mask": response,
+        "ranks": ranks,
+        "mask": ranks >= 0,
+    }
 
 
 class RankingLoader:

@@ -36,17 +36,22 @@ def load_function(spec: str) -> Reward:
     return getattr(module, name)
 
 
-def call_reward(function: Reward, prompts: Sequence[Any], completions: Sequence[str],
-                columns: dict[str, list[Any]]) -> list[float]:
+def call_reward(
+    function: Reward, prompts: Sequence[Any], completions: Sequence[str], columns: dict[str, list[Any]]
+) -> list[float]:
     """Call and check: RewardError if it raises, returns the wrong number of scores, or a score is not finite."""
     try:
         scores = list(function(list(prompts), list(completions), **columns))
     except Exception as error:
-        raise RewardError(f"reward function {getattr(function, '__name__', function)!r} raised "
-                          f"{type(error).__name__}: {error} (first prompt: {str(prompts[0])[:80]!r})") from error
+        raise RewardError(
+            f"reward function {getattr(function, '__name__', function)!r} raised "
+            f"{type(error).__name__}: {error} (first prompt: {str(prompts[0])[:80]!r})"
+        ) from error
     if len(scores) != len(completions):
         raise RewardError(f"reward function returned {len(scores)} scores for {len(completions)} completions")
     for i, score in enumerate(scores):
         if not isinstance(score, int | float) or not math.isfinite(score):
-            raise RewardError(f"reward function returned {score!r} for completion {completions[i]!r}; expected a number")
+            raise RewardError(
+                f"reward function returned {score!r} for completion {completions[i]!r}; expected a number"
+            )
     return [float(s) for s in scores]
