@@ -120,7 +120,7 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
                 rollout,
                 policy_optim,
                 critic_optim,
-                beta=kl.value,
+                beta=kl.coef,
                 done=(step - 1) / config.updates,
                 epochs=config.epochs,
                 minibatches=config.minibatches,
@@ -141,7 +141,7 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
                 "step": step,
                 **facts,
                 **metrics,
-                "beta": kl.value,
+                "beta": kl.coef,
                 "episodes_per_second": config.batch_size / seconds,
             }
             run.log(last)

@@ -62,21 +62,18 @@ class _Zstd(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         import zstandard
 
-        packed = b""
         while not self._left:
-            packed = packed or self._file.read(1 << 17)
+            packed = self._file.read(1 << 17)
             if not packed:
                 if self._frame is not None:
                     raise EOFError("the last zstandard frame is not complete")
                 return 0
             if self._frame is None:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._left, packed, frame = self._frame.decompress(packed), b"", self._frame
-            if frame.eof:
-                packed, self._frame = frame.unused_data, None
-                if packed:
-                    self._file.seek(-len(packed), io.SEEK_CUR)
-                    packed = b""
+            self._left = self._frame.decompress(packed)
+            if self._frame.eof:  # another frame may follow: go back to where this one ended
+                self._file.seek(-len(self._frame.unused_data), io.SEEK_CUR)
+                self._frame = None
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -117,26 +114,28 @@ def _decode(raw: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 (byte {error.start}), expected UTF-8 text") from error
 
 
-def _parse(raw: bytes, where: str) -> Row:
-    """One JSON object from one line, or a DataError that says what stands there instead."""
+def _parse(raw: bytes, where: str) -> Row | DataError:
+    """One JSON object from one line, or the fault: returned, not raised, as the caller may skip the row."""
     try:
         row = json.loads(_decode(raw, where))
+    except DataError as error:
+        return error
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg}, column {error.colno}), expected one object a line") from error
+        return DataError(f"{where}: not JSON ({error.msg}, column {error.colno}), expected one object a line")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets too deep
-        raise DataError(f"{where}: not usable JSON ({error}), expected one object a line") from error
+        return DataError(f"{where}: not usable JSON ({error}), expected one object a line")
     return _object(row, where)
 
 
-def _object(row: Any, where: str) -> Row:
-    """The row itself if it is an object of encodable text."""
+def _object(row: Any, where: str) -> Row | DataError:
+    """The row itself if it is an object of encodable text, else the fault."""
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a JSON {type(row).__name__}, expected an object such as {{\"text\": ...}}")
+        return DataError(f"{where}: a JSON {type(row).__name__}, expected an object such as {{\"text\": ...}}")
     try:
         for value in row.values():  # half a surrogate pair is legal JSON, but no tokenizer can encode it
             (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: half of a surrogate pair in the text, expected whole Unicode characters") from error
+        return DataError(f"{where}: half of a surrogate pair in the text ({error.reason}), expected whole characters")
     return row
 
 
@@ -153,8 +152,11 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
         line += text.count("\n", start, at)
         return text[at : at + 1]
 
-    if skip() != "[":
-        raise DataError(f"{path}:{line}: not a JSON list, expected [{{...}}, {{...}}]; for one object a line use .jsonl")
+    if skip() == "{":  # many sets name one-object-a-line files .json
+        yield from _jsonl(path)
+        return
+    if text[at : at + 1] != "[":
+        raise DataError(f"{path}:{line}: not a JSON list, expected [{{...}}, {{...}}] or one object a line")
     at += 1
     follows = skip()
     while follows != "]":
@@ -166,10 +168,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not usable JSON ({error}), expected a list of objects") from error
         line, at = line + text.count("\n", at, end), end
-        try:
-            yield where, _object(row, where)
-        except DataError as error:
-            yield where, error
+        yield where, _object(row, where)
         follows = skip()
         if follows == ",":
             at += 1
@@ -203,10 +202,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row | DataError]]:
         if not raw.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            yield where, _parse(raw, where)
-        except DataError as error:
-            yield where, error
+        yield where, _parse(raw, where)
 
 
 def read_rows(

@@ -35,7 +35,10 @@ class BlockLoader:
 
     Yields {"input_ids": int64 [B, T], "labels": int64 [B, T]}, labels equal to input_ids (the loss does the shift).
     `batch_size` is the global batch; rank r of w gets its r-th slice, so the order does not depend on w.
-    Endless by default (a batch may span two epochs); with `epochs`, it ends after them, the last batch perhaps smaller.
+    Endless by default (a batch may span two epochs); with `epochs`, it ends after them, the last batch perhaps smaller
+    (a rank left without a row gets one with all labels -100, so that every rank takes every step).
+    With `mark_documents`, also position_ids [B, T] (from 0 in each document) and document_ids [B, T] (0, 1, ... in the
+    block): attention then stays inside a document, and the first label of each document is -100.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class BlockLoader:
         rank: int = 0,
         world_size: int = 1,
         epochs: int | None = None,
+        mark_documents: bool = False,
     ) -> None:
         _check_ranks(rank, world_size)
         if batch_size < 1 or batch_size % world_size:
@@ -57,7 +61,7 @@ class BlockLoader:
         if not self.blocks:
             raise DataError(f"{shards.dir}: {shards.tokens} tokens, fewer than one block of {block_size}")
         self.shards, self.batch_size, self.block_size, self.seed = shards, batch_size, block_size, seed
-        self.rank, self.world_size, self.epochs = rank, world_size, epochs
+        self.rank, self.world_size, self.epochs, self.mark_documents = rank, world_size, epochs, mark_documents
         self.position = 0  # blocks handed out so far, over all ranks and epochs
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -85,9 +89,27 @@ class BlockLoader:
         share = -(-len(blocks) // self.world_size)
         own = blocks[self.rank * share : (self.rank + 1) * share]
         self.position = end
-        rows = [self.shards.read(block * self.block_size, self.block_size) for block in own]
-        ids = torch.from_numpy(np.stack(rows) if rows else np.empty((0, self.block_size), dtype=np.int64))
-        return {"input_ids": ids, "labels": ids.clone()}
+        width = self.block_size
+        ids = torch.from_numpy(np.stack([self.shards.read(block * width, width) for block in own or blocks[:1]]))
+        batch = {"input_ids": ids, "labels": ids.clone()}
+        if self.mark_documents:
+            starts = np.stack([self._starts(block) for block in own or blocks[:1]])
+            place = np.arange(width)
+            batch["document_ids"] = torch.from_numpy(starts.cumsum(1) - 1)
+            batch["position_ids"] = torch.from_numpy(place - np.maximum.accumulate(np.where(starts, place, 0), 1))
+            batch["labels"][torch.from_numpy(starts)] = IGNORED
+        if not own:
+            batch["labels"].fill_(IGNORED)
+        return batch
+
+    def _starts(self, block: int) -> np.ndarray:
+        """bool [T]: where a document begins in the block; its first token always counts as one."""
+        start = block * self.block_size
+        first, last = np.searchsorted(self.shards.documents, [start, start + self.block_size])
+        marks = np.zeros(self.block_size, dtype=bool)
+        marks[self.shards.documents[first:last] - start] = True
+        marks[0] = True
+        return marks
 
     def _identity(self) -> dict[str, Any]:
         return {"seed": self.seed, "block_size": self.block_size, "data": [self.shards.fingerprint, self.shards.tokens]}
@@ -109,11 +131,13 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     """
     width = max(len(row["input_ids"]) for row in rows)
     keys = [key for key in rows[0] if key in ("input_ids", *_FILL)]
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     batch = {}
     for key in keys:
-        fill = pad_id if key == "input_ids" else _FILL[key]
-        batch[key] = torch.tensor([[*row[key], *([fill] * (width - len(row[key])))] for row in rows], dtype=torch.long)
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        table = np.full((len(rows), width), pad_id if key == "input_ids" else _FILL[key], dtype=np.int64)
+        for number, row in enumerate(rows):
+            table[number, : len(row[key])] = row[key]
+        batch[key] = torch.from_numpy(table)
     batch.setdefault("attention_mask", (torch.arange(width)[None, :] < lengths[:, None]).long())
     return batch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.errors import ConfigError, DataError, RunError
 from tutelage.text.tokenizer import fingerprint
 
 FORMAT = 1
@@ -49,7 +50,7 @@ class _Writer:
     def __init__(self, folder: Path, dtype: np.dtype[Any], vocab: int, shard_tokens: int) -> None:
         self.folder, self.dtype, self.vocab, self.limit = folder, dtype, vocab, shard_tokens
         self.sizes: list[int] = []
-        self.offsets = [0]
+        self.offsets = array("q", [0])  # 8 bytes a document, where a list takes 36
         self._held: list[np.ndarray] = []
         self._count = 0
 
@@ -84,10 +85,10 @@ def write_shards(
     tokenizer: PreTrainedTokenizerBase,
     shard_tokens: int = 1 << 26,
 ) -> ShardInfo:
-    """Write documents (lists of ids; end each with eos yourself) to the folder `dir`, which appears whole or not at all.
+    """Write documents (lists of ids; end each with eos yourself) to the folder `dir`: it appears whole or not at all.
 
-    Empty documents are left out. DataError for no document at all or an id outside the vocabulary.
-    An older folder of shards at `dir` is replaced; anything else there is refused.
+    Empty documents are left out. DataError for no document at all or an id outside the vocabulary; RunError when the
+    disk refuses (full, read-only). An older folder of shards at `dir` is replaced; anything else there is refused.
     """
     if shard_tokens < 1:
         raise ConfigError(f"shard_tokens: {shard_tokens}, expected at least 1")
@@ -95,14 +96,25 @@ def write_shards(
     if target.exists() and not (target / _INDEX).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: exists and is not a folder of token shards; name another or remove it")
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        _sweep(target)
+        aside.mkdir(parents=True)
         info = _write(aside, documents, tokenizer, shard_tokens)
         _swap(aside, target)
+    except OSError as error:
+        raise RunError(f"{target}: cannot write the token shards ({error}); free space or name another") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return info
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed writers of this folder left beside it; a writer that still lives keeps its files."""
+    for left in [*target.parent.glob(f".{target.name}.*.part"), *target.parent.glob(f".{target.name}.*.old")]:
+        owner = left.name.split(".")[-2]
+        alive = owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+        if not alive:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(
@@ -174,10 +186,11 @@ class TokenShards:
             tokens = sum(index["sizes"])
             if index["format"] != FORMAT:
                 raise DataError(f"{path}: shard format {index['format']}, expected {FORMAT}; prepare the data again")
-            if {"fingerprint", "vocab_size", "dtype"} - set(index):
-                raise KeyError("fingerprint, vocab_size or dtype")
+            if index["dtype"] not in ("uint16", "uint32") or not isinstance(index["fingerprint"], str):
+                raise ValueError(f"dtype {index['dtype']!r}")
+            index["vocab_size"] = int(index["vocab_size"])
         except FileNotFoundError as error:
-            raise DataError(f"{self.dir}: no token shards here ({_INDEX} is missing); prepare the data first") from error
+            raise DataError(f"{self.dir}: no token shards here ({_INDEX} missing); prepare the data first") from error
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise DataError(f"{path}: broken shard index ({error}); prepare the data again") from error
         if not tokens:

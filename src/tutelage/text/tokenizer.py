@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -92,6 +93,22 @@ def _train_char(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens([*SPECIALS, *([] if fallback else [UNKNOWN])])
     return backend
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], batch: int = 256
+) -> Iterator[list[int]]:
+    """Ids of each document, closed by eos (and opened by bos where the tokenizer does so), many encoded at a time.
+
+    A special token spelt out in a document stays ordinary text. DataError when the tokenizer has no eos.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise DataError("tokenizer: it has no eos token, which must close every document; set one")
+    source = iter(texts)
+    while rows := list(islice(source, batch)):
+        for ids in tokenizer(rows, split_special_tokens=True)["input_ids"]:
+            yield ids if ids and ids[-1] == end else [*ids, end]
 
 
 def fertility(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, Any]:
