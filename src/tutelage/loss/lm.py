@@ -98,7 +98,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def chunked_linear_cross_entropy(
-    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int = 1024, ignore_index: int = -100
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int = 256, ignore_index: int = -100
 ) -> tuple[Tensor, Tensor]:
     """cross_entropy_sum(hidden @ weight.T, labels) with at most [chunk, V] logits alive; same value and gradient.
 
