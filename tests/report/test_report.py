@@ -12,7 +12,7 @@ from rich.console import Console
 from tutelage.core.errors import RunError
 from tutelage.report import runs_tree, stage_table, write_report
 from tutelage.report.plots import gold_against_kl
-from tutelage.report.read import StageRun, number_text, read_rows, time_text
+from tutelage.report.read import StageRun, metrics_text, number_text, read_rows, time_text
 
 
 def make_stage(path: Path, kind: str, rows=(), parents=(), fingerprint: str = "", started: str = "1") -> Path:
@@ -185,3 +185,41 @@ def test_runs_tree_survives_a_circle_and_a_moved_parent(tmp_path):
 def test_report_imports_no_torch():
     code = "import sys, tutelage.report; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_runs_started_in_the_same_second_keep_their_lineage(tmp_path):
+    shards = make_stage(tmp_path / "z-shards", "prepare")
+    base = make_stage(tmp_path / "y-base", "pretrain", parents=[shards])
+    make_stage(tmp_path / "a-sft", "sft", parents=[shards, base])
+    lines = show(runs_tree(tmp_path)).splitlines()
+    indent = {
+        name: line.index(name) for line in lines for name in ("z-shards  ", "y-base  ", "a-sft  ") if name in line
+    }
+    assert indent["z-shards  "] < indent["y-base  "] < indent["a-sft  "]
+
+
+def test_a_run_folder_may_be_called_model_or_checkpoints(tmp_path):
+    make_stage(tmp_path / "model" / "checkpoints", "sft")
+    assert "model/checkpoints" in show(runs_tree(tmp_path))
+
+
+def test_scores_become_a_grid_and_other_results_a_list(tmp_path):
+    run = make_run(tmp_path)
+    results = {"sft_gold_sampled": 0.511, "sft_correct_t0.3": 0.622, "rlhf_gold_sampled": 0.933, "final_kl": 1.9}
+    (run / "summary.json").write_text(json.dumps({"stages": [], "results": results}))
+    text = write_report(run).read_text()
+    assert "<th>gold, sampled, T=1</th><th>correct, T=0.3</th>" in text
+    assert "<td>SFT</td><td>0.511</td><td>0.622</td>" in text and "<td>RLHF</td><td>0.933</td><td></td>" in text
+    assert "<th>final_kl</th><td>1.9</td>" in text
+
+
+def test_several_ppo_runs_are_compared(tmp_path):
+    run = make_run(tmp_path)
+    make_stage(run / "ppo-plain", "ppo", [{"step": 1, "gold": 0.4, "kl": 1.0}], started="5")
+    assert "PPO runs compared" in write_report(run).read_text()
+
+
+def test_main_numbers_come_first_in_the_table():
+    metrics = {f"extra{i}": i for i in range(9)} | {"right_over_wrong": 0.9, "curve": [1, 2]}
+    text = metrics_text(metrics)
+    assert text.startswith("right_over_wrong 0.9, extra0 0") and "curve" not in text

@@ -37,8 +37,8 @@ def stage_table(summary: Mapping[str, Any]) -> Table:
 def runs_tree(root: str | Path) -> Tree:
     """Every run directory under `root`, each below the run it was made from.
 
-    A run with several parents stands below the one that started last (the newest ancestor in a chain
-    tokenizer -> shards -> pretrain -> sft) and names the others. Raises RunError if `root` is no directory.
+    A run with several parents stands below the deepest (in tokenizer -> shards -> pretrain, pretrain stands below the
+    shards) and names the others. Raises RunError if `root` is no directory.
     """
     root = Path(root)
     if not root.is_dir():
@@ -48,9 +48,10 @@ def runs_tree(root: str | Path) -> Tree:
     for path, manifest in runs.items():
         by_hash.setdefault(str(manifest.get("fingerprint")), path)
     above = {path: parent_runs(path, manifest, runs, by_hash) for path, manifest in runs.items()}
+    depth = depths(above)
     children: dict[Path | None, list[Path]] = {}
-    for path in runs:
-        children.setdefault(main_parent(path, above, runs), []).append(path)
+    for path in sorted(runs, key=lambda p: (str(runs[p].get("started", "")), depth[p], str(p))):
+        children.setdefault(main_parent(path, above, depth), []).append(path)
     tree = Tree(Text(str(root)))
 
     def grow(branch: Tree, at: Path | None) -> None:
@@ -62,15 +63,16 @@ def runs_tree(root: str | Path) -> Tree:
 
 
 def find_runs(root: Path) -> dict[Path, dict[str, Any]]:
-    """Run directories under `root` in order of their start; checkpoints and models inside them are not searched."""
+    """Run directories under `root` with their manifests; checkpoints and models inside a run are not searched."""
     found: dict[Path, dict[str, Any]] = {}
     for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if n not in ("checkpoints", "model") and not n.startswith("."))
-        if "manifest.json" in files:
-            manifest = read_json(Path(folder) / "manifest.json")
-            if "kind" in manifest or "fingerprint" in manifest:
-                found[Path(folder)] = manifest
-    return dict(sorted(found.items(), key=lambda item: (str(item[1].get("started", "")), str(item[0]))))
+        manifest = read_json(Path(folder) / "manifest.json") if "manifest.json" in files else {}
+        is_run = "kind" in manifest or "fingerprint" in manifest
+        if is_run:
+            found[Path(folder)] = manifest
+        skipped = ("checkpoints", "model") if is_run else ()
+        names[:] = sorted(n for n in names if n not in skipped and not n.startswith("."))
+    return found
 
 
 def parent_runs(
@@ -88,12 +90,28 @@ def parent_runs(
     return found
 
 
-def main_parent(path: Path, above: Mapping[Path, list[Path]], runs: Mapping[Path, Mapping[str, Any]]) -> Path | None:
-    """The parent a run is drawn below: the last that started; None at the top, and where lineage runs in a circle."""
-    order = {p: i for i, p in enumerate(runs)}
-    # Only a run listed earlier may be the parent: damaged manifests then cannot make a circle.
-    earlier = [p for p in above[path] if order[p] < order[path]]
-    return max(earlier, key=order.__getitem__, default=None)
+def depths(above: Mapping[Path, list[Path]]) -> dict[Path, int]:
+    """Longest way from each run up to one without parents; where lineage runs in a circle the way stops there."""
+    known: dict[Path, int] = {}
+
+    def depth(path: Path, below: frozenset[Path]) -> int:
+        if path not in known:
+            parents = [p for p in above[path] if p not in below]
+            known[path] = 1 + max((depth(p, below | {p}) for p in parents), default=-1)
+        return known[path]
+
+    for path in above:
+        depth(path, frozenset({path}))
+    return known
+
+
+def main_parent(path: Path, above: Mapping[Path, list[Path]], depth: Mapping[Path, int]) -> Path | None:
+    """The parent a run is drawn below: the deepest, of equal ones the first given; None at the top.
+
+    Times would not do: short stages start within the same second. Only a parent less deep than the run itself counts,
+    so damaged manifests cannot make a circle.
+    """
+    return max((p for p in above[path] if depth[p] < depth[path]), key=depth.__getitem__, default=None)
 
 
 def label(path: Path, root: Path, manifest: Mapping[str, Any], others: list[Path]) -> Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, select_autoescape
 
 from tutelage.core.errors import RunError
-from tutelage.report.plots import draw, loss_panels, ppo_panels, reward_panels
+from tutelage.report.plots import compare_panels, draw, loss_panels, ppo_panels, reward_panels
 from tutelage.report.read import (
     StageRun,
+    flat_metrics,
     mappings,
     metrics_text,
     number_text,
@@ -44,7 +46,9 @@ def write_report(run_dir: str | Path) -> Path:
         stages=stage_rows(summary, stages),
         figures=figures(stages),
         answers=answer_table(summary),
+        grid=score_grid(summary),
         results=results(summary),
+        details=[(s.name, number_pairs(s.summary)) for s in stages if flat_metrics(s.summary)],
         lineage=[lineage_row(s) for s in stages],
     )
     return replace_text(run_dir / "report.html", text)
@@ -79,8 +83,9 @@ def stage_rows(summary: Mapping[str, Any], stages: list[StageRun]) -> list[dict[
 
 def figures(stages: list[StageRun]) -> list[dict[str, str]]:
     """(heading, PNG in base64) of every figure that has data."""
-    made = [("Loss", draw(loss_panels(stages))), ("Reward model", draw(reward_panels(stages)))]
+    made = [("Language model", draw(loss_panels(stages))), ("Reward model", draw(reward_panels(stages)))]
     made += [(f"PPO ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind == "ppo"]
+    made.append(("PPO runs compared", draw(compare_panels(stages))))
     return [{"heading": heading, "png": png} for heading, png in made if png]
 
 
@@ -113,10 +118,33 @@ def plain_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+SCORE = re.compile(r"(?P<model>.+)_(?P<what>gold|correct)_(?P<how>sampled|t[0-9.]+|greedy)")
+"""Results of one model under one way of answering, e.g. "sft_gold_sampled" or "rlhf_correct_t0.3"."""
+HOW = {"sampled": "sampled, T=1", "greedy": "greedy"}
+
+
+def score_grid(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of the results as a table: a row for each model, a column for each judgement and way of answering."""
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    for key, value in flat_metrics(summary.get("results")).items():
+        if found := SCORE.fullmatch(key):
+            cells.setdefault(found["model"], {})[found["what"], found["how"]] = number_text(value)
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    columns.sort(key=lambda column: column[0], reverse=True)  # gold before correct, otherwise as given
+    return {
+        "columns": [f"{what}, {HOW.get(how, how.replace('t', 'T=', 1))}" for what, how in columns],
+        "rows": [[NAMES.get(model, model), *[row.get(c, "") for c in columns]] for model, row in cells.items()],
+    }
+
+
 def results(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Flat results as (name, text)."""
-    found = summary.get("results")
-    return [(str(k), number_text(v)) for k, v in found.items()] if isinstance(found, Mapping) else []
+    """Flat results as (name, text), without those that `score_grid` shows."""
+    return [pair for pair in number_pairs(summary.get("results")) if not SCORE.fullmatch(pair[0])]
+
+
+def number_pairs(values: Any) -> list[tuple[str, str]]:
+    """(name, text) of every flat value."""
+    return [(k, number_text(v)) for k, v in flat_metrics(values).items()]
 
 
 def lineage_row(stage: StageRun) -> dict[str, str]:

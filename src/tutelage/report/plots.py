@@ -7,7 +7,7 @@ import io
 import math
 from dataclasses import dataclass
 
-from tutelage.report.read import StageRun
+from tutelage.report.read import StageRun, finite
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
 
@@ -30,21 +30,43 @@ def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_lab
 
 
 def loss_panels(stages: list[StageRun]) -> list[Panel]:
-    """Training and held-out loss of every stage that trains a language model or a reward model."""
+    """Training and held-out loss of the stages that train a language model, and what the probe saw of pretraining."""
     made = []
     for stage in stages:
-        if stage.kind in ("pretrain", "sft", "reward"):
-            made.append(
-                panel(stage, f"{stage.name}: loss", {"loss": "training", "val_loss": "held-out"}, "loss (nats)")
-            )
+        if stage.kind in ("pretrain", "sft"):
+            keys = {"loss": "training", "val_loss": "held-out"}
+            made.append(panel(stage, f"{stage.name}: loss", keys, "nats a token"))
+            made.append(panel(stage, f"{stage.name}: question probe", {"probe": "right"}, "share right"))
     return [p for p in made if p]
 
 
 def reward_panels(stages: list[StageRun]) -> list[Panel]:
-    """How often the reward model prefers the answer that was ranked higher."""
-    keys = {"accuracy": "training", "val_accuracy": "held-out"}
-    made = [panel(s, f"{s.name}: accuracy on pairs", keys, "accuracy") for s in stages if s.kind == "reward"]
+    """Loss, and how often the reward model prefers the answer that was ranked higher; held-out from the summary."""
+    made = []
+    for stage in stages:
+        if stage.kind != "reward":
+            continue
+        made.append(panel(stage, f"{stage.name}: loss", {"loss": "training"}, "nats a pair"))
+        keys = {"accuracy": "training", "val_accuracy": "held-out"}
+        accuracy = panel(stage, f"{stage.name}: accuracy on pairs", keys, "accuracy")
+        held = finite(stage.summary.get("accuracy"))
+        if accuracy and held is not None and not stage.series("val_accuracy")[0]:
+            x = accuracy.lines[0][1]
+            accuracy.lines.append(("held-out, at the end", [x[0], x[-1]], [held, held]))
+        made.append(accuracy)
     return [p for p in made if p]
+
+
+def compare_panels(stages: list[StageRun]) -> list[Panel]:
+    """Several PPO runs on the same axes (with and without ptx, other rewards); nothing for a single one."""
+    runs = [s for s in stages if s.kind == "ppo"]
+    if len(runs) < 2:
+        return []
+    made = []
+    for key, title in (("gold", "gold"), ("kl", "KL to the SFT model"), ("ptx_loss", "pretraining loss in the mix")):
+        lines = [(s.name, *s.series(key)) for s in runs]
+        made.append(Panel(title, "update", key, [line for line in lines if line[1]]))
+    return [p for p in made if p.lines]
 
 
 def ppo_panels(stage: StageRun) -> list[Panel]:
@@ -60,6 +82,7 @@ def ppo_panels(stage: StageRun) -> list[Panel]:
         panel(stage, "answers that end (EOS rate)", {"eos_rate": "EOS rate"}, "share", x),
         panel(stage, "answer length", {"length": "tokens"}, "tokens", x),
         panel(stage, "length-reward correlation", {"length_reward_correlation": "correlation"}, "", x),
+        panel(stage, "pretraining loss in the mix (ptx)", {"ptx_loss": "loss"}, "nats a token", x),
         panel(stage, "KL coefficient", {"beta": "beta"}, "", x),
     ]
     return [p for p in made if p]

@@ -136,8 +136,34 @@ def time_text(seconds: Any) -> str:
 
 
 def metrics_text(metrics: Any, limit: int = 6) -> str:
-    """The first `limit` flat entries of a stage's metrics as "name value, name value"."""
+    """The `limit` main entries of a stage's metrics as "name value, name value"; `flat_metrics` gives all."""
+    flat = flat_metrics(metrics)
+    names = sorted(flat, key=lambda k: MAIN.index(k) if k in MAIN else len(MAIN))
+    return ", ".join(f"{k} {number_text(flat[k])}" for k in names[:limit])
+
+
+def flat_metrics(metrics: Any) -> Row:
+    """Numbers and texts of a stage's summary; lists and tables are left out."""
     if not isinstance(metrics, Mapping):
-        return ""
-    flat = [(k, v) for k, v in metrics.items() if isinstance(v, int | float | str)]
-    return ", ".join(f"{k} {number_text(v)}" for k, v in flat[:limit])
+        return {}
+    return {str(k): v for k, v in metrics.items() if isinstance(v, int | float | str)}
+
+
+MAIN = (
+    "gold",
+    "proxy",
+    "kl",
+    "last_mean5",
+    "best_mean5",
+    "accuracy",
+    "right_over_wrong",
+    "length_only_accuracy",
+    "kendall_tau",
+    "calibration_error",
+    "probe",
+    "val_loss",
+    "val_loss_before",
+    "loss",
+    "parameters",
+)
+"""What a line of the table shows first when a stage has more numbers than fit."""

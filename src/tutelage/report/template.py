@@ -25,8 +25,12 @@ img { max-width: 100%; }
 {% for s in stages %}<tr><td>{{ s.name }}</td><td>{{ s.kind }}</td><td>{{ s.status }}</td><td>{{ s.time }}</td>\
 <td>{{ s.numbers }}</td></tr>
 {% endfor %}</table></div>{% endif %}
-{% if results %}<h2>Results</h2>
-<div class="wide"><table>
+{% if results or grid.rows %}<h2>Results</h2>{% endif %}
+{% if grid.rows %}<div class="wide"><table>
+<tr><th>model</th>{% for c in grid.columns %}<th>{{ c }}</th>{% endfor %}</tr>
+{% for row in grid.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
+{% if results %}<div class="wide"><table>
 {% for name, value in results %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if answers.rows %}<h2>The same prompts, answered by each model</h2>
@@ -37,6 +41,11 @@ img { max-width: 100%; }
 {% for f in figures %}<h2>{{ f.heading }}</h2>
 <img alt="{{ f.heading }}" src="data:image/png;base64,{{ f.png }}">
 {% endfor %}
+{% if details %}<h2>All numbers of each stage</h2>
+{% for name, pairs in details %}<details><summary>{{ name }}</summary><table>
+{% for key, value in pairs %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
+{% endfor %}</table></details>
+{% endfor %}{% endif %}
 {% if lineage %}<h2>Lineage</h2>
 <div class="wide"><table>
 <tr><th>stage</th><th>made from</th><th>fingerprint</th><th>seed</th><th>time</th><th>versions</th><th>command</th></tr>
