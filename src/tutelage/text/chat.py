@@ -132,28 +132,32 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], prompt:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
 
 
-def _foreign(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """Another model's template: the assistant's part is what a turn adds to the rendering of the prompt before it."""
-    ids: list[int] = []
-    mask: list[int] = []
-    done = ""
+def _spans(tokenizer: PreTrainedTokenizerBase, messages: list[Message], whole: str) -> list[tuple[int, int]]:
+    """Character spans of `whole` that each assistant turn adds to the rendering of the prompt before it."""
+    spans = []
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _render(tokenizer, messages[:number], True)
-        after = _render(tokenizer, messages[: number + 1], False)
-        if not (before.startswith(done) and after.startswith(before)):
-            raise DataError("chat: the tokenizer's template rewrites earlier turns; train on single turns or use ours")
-        for piece, said in ((before[len(done) :], 0), (after[len(before) :], 1)):
-            new = list(tokenizer(piece, add_special_tokens=False)["input_ids"])
-            # Some templates put a newline after the end token; it belongs to the next turn, not to what was said.
-            last = max((i for i, token in enumerate(new) if token == turn_end_id(tokenizer)), default=len(new) - 1)
-            ids += new
-            mask += [said * int(i <= last) for i in range(len(new))]
-        done = after
-    rest = _render(tokenizer, messages, False)[len(done) :]
-    tail = list(tokenizer(rest, add_special_tokens=False)["input_ids"]) if rest else []
-    return ids + tail, mask + [0] * len(tail)
+        if message["role"] == "assistant":
+            before = _render(tokenizer, messages[:number], True)
+            after = _render(tokenizer, messages[: number + 1], False)
+            if not (whole.startswith(after) and after.startswith(before)):
+                raise DataError("chat: the tokenizer's template rewrites earlier turns; train on single turns")
+            spans.append((len(before), len(after)))
+    return spans
+
+
+def _foreign(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
+    """Another model's template, tokenized in one piece as its makers do; the mask comes from character offsets."""
+    whole = _render(tokenizer, messages, False)
+    out = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets, end = list(out["input_ids"]), out["offset_mapping"], turn_end_id(tokenizer)
+    mask = [0] * len(ids)
+    for start, stop in _spans(tokenizer, messages, whole):
+        said = [i for i, (left, right) in enumerate(offsets) if start <= left < stop and right > left]
+        # Some templates put a newline behind the end token; it belongs to the next turn, not to what was said.
+        ends = [i for i in said if ids[i] == end]
+        for i in said:
+            mask[i] = int(not ends or i <= ends[-1])
+    return ids, mask
 
 
 def encode_chat(
