@@ -35,7 +35,7 @@ def make_model(family: str) -> object:
     common = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     more = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 1}
     config = {
-        "qwen3": lambda: Qwen3Config(**common, **more, head_dim=16, tie_word_embeddings=True),
+        "qwen3": lambda: Qwen3Config(**common, **more, head_dim=16, tie_word_embeddings=False),
         "llama": lambda: LlamaConfig(**common, **more),
         "gpt2": lambda: GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=64),
     }[family]()
@@ -151,3 +151,52 @@ def test_score_equals_full_forward(engine: LocalEngine) -> None:
 
 def test_messages_use_the_chat_template(engine: LocalEngine) -> None:
     assert engine.encode([{"role": "user", "content": "one"}]) == engine.encode("user: one\nbot:")
+
+
+def test_a_special_token_as_stop_string(engine: LocalEngine) -> None:
+    params = SamplingParams(max_tokens=9, logit_bias={0: 1e4}, stop=("<pad>", "zzz"))
+    made = engine.generate(["one"], params)[0].completions[0]
+    assert (made.tokens, made.text, made.finish_reason) == ((0,), "", "stop")
+
+
+def test_repetition_penalty_equals_transformers(engine: LocalEngine) -> None:
+    made = engine.generate(PROMPTS[:2], SamplingParams(max_tokens=12, temperature=0, repetition_penalty=1.7))
+    for prompt, output in zip(PROMPTS, made, strict=False):
+        ids = torch.tensor([engine.encode(prompt)])
+        full = engine.model.generate(
+            ids, max_new_tokens=12, do_sample=False, repetition_penalty=1.7, attention_mask=torch.ones_like(ids)
+        )
+        assert list(output.completions[0].tokens) == full[0, ids.shape[1] :].tolist()
+
+
+def test_alternatives_and_prompt_logprobs(engine: LocalEngine) -> None:
+    output = engine.generate(["the cat"], SamplingParams(max_tokens=5, temperature=0, logprobs=3, prompt_logprobs=0))[0]
+    made = output.completions[0]
+    assert made.top_logprobs is not None and [len(t) for t in made.top_logprobs] == [3] * 5
+    for token, logprob, top in zip(made.tokens, made.logprobs, made.top_logprobs, strict=True):
+        assert abs(top[token] - logprob) < 1e-5 and max(top.values()) == top[token]
+    assert output.prompt_logprobs is not None and len(output.prompt_logprobs) == len(output.prompt_tokens)
+
+
+def test_training_model_is_left_as_it_was(engine: LocalEngine) -> None:
+    engine.model.train()
+    engine.rollout([engine.encode("one")], SamplingParams(max_tokens=2))
+    assert engine.model.training and engine.model.config._attn_implementation == "eager"
+    engine.model.eval()
+
+
+def test_max_tokens_is_clipped_to_the_context(engine: LocalEngine) -> None:
+    prompt = [5] * 60
+    made = engine.generate([prompt], SamplingParams(max_tokens=50, banned_tokens=(1,)))[0].completions[0]
+    assert len(made.tokens) == 4 and made.finish_reason == "length"
+    assert engine.generate(["one"], SamplingParams(max_tokens=0))[0].completions[0].tokens == ()
+
+
+def test_closing_a_stream_early_ends_its_thread(engine: LocalEngine) -> None:
+    import threading
+
+    stream = engine.stream("the cat", SamplingParams(max_tokens=50, banned_tokens=(1,)))
+    next(stream)
+    before = threading.active_count()
+    stream.close()
+    assert threading.active_count() == before - 1

@@ -34,7 +34,8 @@ def load(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded, tokenizer = load_model(path_or_url, dtype=dtype, attn_implementation="sdpa")
-    return LocalEngine(loaded.to(device).eval(), tokenizer)
+    loaded.to(torch.device(device))  # type: ignore[arg-type]
+    return LocalEngine(loaded.eval(), tokenizer)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -66,13 +65,10 @@ def make_cache(config: Any, capacity: int) -> DynamicCache:
 
 def select_rows(cache: DynamicCache, rows: Tensor) -> None:
     """Keep (or repeat) the given batch rows (int64 indices) in every layer."""
-    for layer in cache.layers:
+    layers: list[Any] = cache.layers
+    for layer in layers:
         if isinstance(layer, BufferLayer):
             layer.select(rows)
-        elif layer.is_initialized:
-            layer.batch_select_indices(rows) if hasattr(layer, "batch_select_indices") else _select(layer, rows)
-
-
-def _select(layer: Any, rows: Tensor) -> None:
-    layer.keys = torch.index_select(layer.keys, 0, rows)
-    layer.values = torch.index_select(layer.values, 0, rows)
+        else:
+            # beams are rows too: this selects keys, values and recurrent states alike
+            layer.reorder_cache(rows)

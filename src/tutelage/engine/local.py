@@ -19,7 +19,8 @@ class LocalEngine:
     """Generation and scoring on a live model; nothing is copied, so it always sees the current weights.
 
     ``max_rows``: most rows decoded at once; ``max_batch_tokens``: most tokens (rows times longest prompt and
-    completion) in one batch's cache; a single prompt's n samples are never split. ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
+    completion) in one batch's cache; a single prompt's n samples are never split.
+    ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class RowParams:
 
     def select(self, rows: Tensor) -> RowParams:
         """Only the given rows (int64 indices)."""
-        kept = {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
+        kept: dict[str, Any] = {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
         return RowParams(**kept)
 
 
@@ -129,21 +130,24 @@ def _inverse_cdf(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=probs_BV.shape[1] - 1)
 
 
-def _truncated(logits_BV: Tensor, rows: RowParams, uniforms_B: Tensor) -> Tensor:
-    """Sample after top-k, then top-p, then min-p, each on the distribution that the ones before left."""
+def _kept(logits_BV: Tensor, rows: RowParams) -> Tensor:
+    """Mask [B, V] of what top-k, then top-p, then min-p leave, each of the distribution the ones before left."""
     ordered, index = logits_BV.sort(dim=-1, descending=True, stable=True)
     probs = ordered.softmax(-1)
+    kept = torch.ones_like(probs, dtype=torch.bool)
     if rows.top_k is not None:
         rank = torch.arange(probs.shape[1], device=probs.device)
         limit = torch.where(rows.top_k > 0, rows.top_k, probs.shape[1])
-        probs = probs * (rank < limit[:, None])
+        kept = rank < limit[:, None]
+        probs = probs * kept
     if rows.top_p is not None:
         before = probs.cumsum(-1) - probs
         # rows with top_p 1 keep everything, whatever rounding did to the sum
-        probs = probs * ((before < rows.top_p[:, None] * probs.sum(-1, keepdim=True)) | (rows.top_p[:, None] >= 1))
+        kept = kept & ((before < rows.top_p[:, None] * probs.sum(-1, keepdim=True)) | (rows.top_p[:, None] >= 1))
     if rows.min_p is not None:
-        probs = probs * (probs >= rows.min_p[:, None] * probs[:, :1])
-    return index.gather(-1, _inverse_cdf(probs, uniforms_B)[:, None]).squeeze(-1)
+        kept = kept & (probs >= rows.min_p[:, None] * probs[:, :1])
+    # back in vocabulary order, so that a row draws the same token whether or not its neighbours truncate
+    return torch.zeros_like(kept).scatter_(-1, index, kept)
 
 
 def sample(logits_BV: Tensor, rows: RowParams, position: int, seen_BV: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -165,11 +169,10 @@ def sample(logits_BV: Tensor, rows: RowParams, position: int, seen_BV: Tensor | 
         tokens = scores.argmax(-1)
     else:
         scaled = scores / rows.temperature if changed else raw
-        u = uniforms(rows.seeds, position)
-        if rows.top_k is None and rows.top_p is None and rows.min_p is None:
-            tokens = _inverse_cdf(scaled.softmax(-1) if changed else (raw - normaliser).exp(), u)
-        else:
-            tokens = _truncated(scaled, rows, u)
+        probs = scaled.softmax(-1) if changed else (raw - normaliser).exp()
+        if rows.top_k is not None or rows.top_p is not None or rows.min_p is not None:
+            probs = probs * _kept(scaled, rows)
+        tokens = _inverse_cdf(probs, uniforms(rows.seeds, position))
         if rows.greedy is not None:
             tokens = torch.where(rows.greedy, scores.argmax(-1), tokens)
     logprobs = (raw.gather(-1, tokens[:, None]) - normaliser).squeeze(-1)

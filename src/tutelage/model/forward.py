@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @functools.lru_cache(maxsize=64)
-def _names(kind: type) -> frozenset[str]:
+def _names(kind: Any) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
 
@@ -24,7 +24,8 @@ def call(model: nn.Module, /, **kwargs: Any) -> Any:
 
     ``cache`` is passed as ``past_key_values`` to transformers versions and models that call it so.
     """
-    names = _names(type(plain_model(model)))
+    kind: Any = type(plain_model(model))
+    names = _names(kind)
     if "cache" in kwargs and "cache" not in names:
         kwargs["past_key_values"] = kwargs.pop("cache")
     for optional in ("position_ids", "logits_to_keep", "use_cache"):

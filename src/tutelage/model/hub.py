@@ -128,7 +128,8 @@ def resize_for(model: PreTrainedModel, tokenizer: Tokenizer) -> bool:
 
     Embeddings are never shrunk: many checkpoints pad their vocabulary on purpose.
     """
-    grew = len(tokenizer) > model.get_input_embeddings().num_embeddings
+    embeddings: Any = model.get_input_embeddings()
+    grew = len(tokenizer) > int(embeddings.num_embeddings)
     if grew:
         model.resize_token_embeddings(len(tokenizer))
     set_token_ids(model, tokenizer)

@@ -1,0 +1,70 @@
+"""Greedy decoding of left-padded batches equals transformers' own for families whose caches and masks differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from tutelage.engine import SamplingParams
+from tutelage.engine.local import LocalEngine
+from tutelage.model.heads import RewardModel, create_reward_model
+
+SIZE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+MORE = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 1}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("MistralConfig", {**SIZE, **MORE, "sliding_window": 5}),
+    "gemma3": ("Gemma3TextConfig", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 5}),
+    "opt": ("OPTConfig", {**SIZE, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}),
+    "bloom": ("BloomConfig", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 2}),
+    "mamba": ("MambaConfig", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}),
+    "lfm2": ("Lfm2Config", {**SIZE, **MORE, "layer_types": ["conv", "full_attention"]}),
+}
+PROMPTS = [[5, 9, 31, 7, 7, 8, 60], [12, 13], [40, 41, 42, 43]]
+
+
+class _Ids:
+    pad_token_id, eos_token_id, bos_token_id = 0, 1, None
+
+    def __len__(self) -> int:
+        return 96
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def model(request: pytest.FixtureRequest) -> Any:
+    name, shape = FAMILIES[request.param]
+    config = getattr(transformers, name)(**shape)
+    config.pad_token_id, config.eos_token_id, config.bos_token_id = 0, 1, None
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        made.get_output_embeddings().weight.mul_(8)
+    return made
+
+
+def test_greedy_equals_transformers(model: Any) -> None:
+    engine = LocalEngine(model, _Ids())
+    each = [SamplingParams(max_tokens=n, temperature=0) for n in (4, 14, 5)]  # two rows end early and are dropped
+    for ids, params, output in zip(PROMPTS, each, engine.generate(PROMPTS, each), strict=True):
+        row = torch.tensor([ids])
+        full = model.generate(
+            row, max_new_tokens=params.max_tokens, do_sample=False, attention_mask=torch.ones_like(row)
+        )
+        assert list(output.completions[0].tokens) == full[0, len(ids) :].tolist()
+
+
+def test_reward_model_ignores_padding_and_reloads(model: Any, tmp_path: Any) -> None:
+    reward = create_reward_model(model, seed=1).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0]])
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    scores = reward(ids, mask)
+    assert torch.allclose(reward(ids[1:, :4], mask[1:, :4]), scores[1:], atol=1e-5)
+    reward.save(tmp_path / "rm")
+    loaded = RewardModel.load(tmp_path / "rm", attn_implementation=model.config._attn_implementation).eval()
+    assert torch.allclose(loaded(ids, mask), scores, atol=1e-6)
