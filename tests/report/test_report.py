@@ -223,3 +223,22 @@ def test_main_numbers_come_first_in_the_table():
     metrics = {f"extra{i}": i for i in range(9)} | {"right_over_wrong": 0.9, "curve": [1, 2]}
     text = metrics_text(metrics)
     assert text.startswith("right_over_wrong 0.9, extra0 0") and "curve" not in text
+
+
+def test_bounds_are_shown_beside_their_value():
+    metrics = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "pairs": 12}
+    assert metrics_text(metrics) == "accuracy 0.8 (0.7 to 0.9), pairs 12"
+
+
+@pytest.mark.filterwarnings("error")
+def test_stage_names_may_hold_any_text(tmp_path):
+    make_stage(tmp_path / "预训练 $x_", "pretrain", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
+    assert "预训练 $x_" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_report_of_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    run = make_run(tmp_path)
+    (run / "report.html").mkdir()
+    with pytest.raises(RunError, match="cannot write"):
+        write_report(run)
+    assert list(run.glob(".report*")) == []

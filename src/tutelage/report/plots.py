@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from tutelage.report.read import StageRun, finite
 
@@ -113,6 +115,7 @@ def draw(panels: list[Panel], columns: int = 3) -> str:
         return ""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: it keeps state and may look for a display
+    from matplotlib.ticker import MaxNLocator
 
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -120,26 +123,31 @@ def draw(panels: list[Panel], columns: int = 3) -> str:
     FigureCanvasAgg(figure)
     for i, item in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for label, x, y in item.lines:
-            scatter = item.x_label == "sqrt(KL)"
-            dense = len(x) > 60 and not scatter
-            line = axes.plot(
-                x,
-                y,
-                "." if scatter or len(x) == 1 else "-",
-                alpha=0.3 if dense else 0.9,
-                label=None if dense else plain(label),
-            )[0]
-            if dense:
-                axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
-        axes.set(title=plain(item.title), xlabel=item.x_label, ylabel=item.y_label)
-        axes.title.set_fontsize(10)
-        axes.grid(alpha=0.25)
-        if len(item.lines) > 1:
-            axes.legend(fontsize=8, frameon=False)
+        fill(axes, item)
+        if item.x_label != "sqrt(KL)":
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a stage's name may be Chinese; matplotlib's font is not
+        figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def fill(axes: Any, item: Panel) -> None:
+    """Draw one panel; a long curve is drawn faintly with its trailing mean over it."""
+    scatter = item.x_label == "sqrt(KL)"
+    for label, x, y in item.lines:
+        style = "." if scatter or len(x) == 1 else "-"
+        if len(x) > 60 and not scatter:
+            line = axes.plot(x, y, style, alpha=0.3)[0]
+            axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
+        else:
+            axes.plot(x, y, style, alpha=0.9, label=plain(label))
+    axes.set(title=plain(item.title), xlabel=item.x_label, ylabel=item.y_label)
+    axes.title.set_fontsize(10)
+    axes.grid(alpha=0.25)
+    if len(item.lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
 
 
 def plain(text: str) -> str:

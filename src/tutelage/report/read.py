@@ -136,10 +136,17 @@ def time_text(seconds: Any) -> str:
 
 
 def metrics_text(metrics: Any, limit: int = 6) -> str:
-    """The `limit` main entries of a stage's metrics as "name value, name value"; `flat_metrics` gives all."""
+    """The `limit` main entries of a stage's metrics as "name value, name value"; `flat_metrics` gives all.
+
+    A value with bounds beside it (accuracy, accuracy_low, accuracy_high) is one entry: "accuracy 0.8 (0.7 to 0.9)".
+    """
     flat = flat_metrics(metrics)
-    names = sorted(flat, key=lambda k: MAIN.index(k) if k in MAIN else len(MAIN))
-    return ", ".join(f"{k} {number_text(flat[k])}" for k in names[:limit])
+    bounded = [k for k in flat if f"{k}_low" in flat and f"{k}_high" in flat]
+    texts = {k: number_text(v) for k, v in flat.items()}
+    for k in bounded:
+        texts[k] += f" ({texts.pop(f'{k}_low')} to {texts.pop(f'{k}_high')})"
+    names = sorted(texts, key=lambda k: MAIN.index(k) if k in MAIN else len(MAIN))
+    return ", ".join(f"{k} {texts[k]}" for k in names[:limit])
 
 
 def flat_metrics(metrics: Any) -> Row:
