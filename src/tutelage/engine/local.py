@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -81,7 +83,9 @@ class LocalEngine:
             encoded.append(ids)
             errors.append(error)
         fine = [i for i, error in enumerate(errors) if error is None]
-        made = self._groups([encoded[i] for i in fine], [each[i] for i in fine], [_seed(each[i]) for i in fine])
+        made = self._groups(
+            [encoded[i] for i in fine], [each[i] for i in fine], [_seed(each[i], encoded[i]) for i in fine]
+        )
         outputs = [Output(tuple(ids), (), error) for ids, error in zip(encoded, errors, strict=True)]
         for i, completions in zip(fine, made, strict=True):
             echoed = None
@@ -103,7 +107,7 @@ class LocalEngine:
             error = self._refusal(ids, params)
             if error:
                 raise DataError(f"prompt {i}: {error}")
-        base = _seed(params)
+        base = _seed(params, ())
         chosen = list(seeds) if seeds is not None else [derive_seed(base, i + 1) for i in range(len(prompt_ids))]
         made = self._groups(prompt_ids, [params] * len(prompt_ids), chosen)
         return [completion for group in made for completion in group]
@@ -121,7 +125,7 @@ class LocalEngine:
             raise DataError(error)
         from tutelage.engine.stream import stream_pieces
 
-        yield from stream_pieces(self, ids, params, _seed(params))
+        yield from stream_pieces(self, ids, params, _seed(params, ids))
 
     def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 8192) -> list[Score]:
         """Log-probability of each continuation given its context (each a str or token ids), in order.
@@ -229,10 +233,11 @@ class LocalEngine:
         return Completion(text, tuple(tokens), tuple(finished.logprobs), finished.reason, top)
 
 
-def _seed(params: SamplingParams) -> int:
-    if params.seed is not None:
-        return params.seed
-    return int(torch.randint(-(2**63), 2**63 - 1, ()))
+def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
+    if params.seed is None:
+        return int(torch.randint(-(2**63), 2**63 - 1, ()))
+    # the prompt is mixed in, so that one seed for many prompts does not give them all the same uniforms
+    return derive_seed(params.seed, zlib.crc32(array("q", ids).tobytes()))
 
 
 def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:

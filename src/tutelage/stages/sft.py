@@ -11,6 +11,7 @@ from tutelage.loss.lm import cross_entropy_sum
 from tutelage.model.hub import add_lora, load_model, resize_for, save_model
 from tutelage.text.chat import as_messages, encode_chat, ensure_chat
 from tutelage.text.loader import RowLoader
+from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -44,6 +45,7 @@ def encode_rows(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> 
 
 def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
     model, tokenizer = load_model(config.model)
+    ensure_pad(tokenizer)
     ensure_chat(tokenizer)
     resize_for(model, tokenizer)
     if config.method == "lora":
@@ -70,7 +72,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits,
                 batch["labels"],
             )
-            total, count = total + float(s), count + int(n)
+            total, count = total + float(s.detach()), count + int(n)
         return {"val_loss": total / max(1, count)}
 
     before = evaluate()["val_loss"]

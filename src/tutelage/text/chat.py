@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -37,8 +37,10 @@ def _message(role: Any, content: Any) -> Message:
     name = _ROLES.get(str(role).lower())
     if name is None:
         raise DataError(f"chat: role {role!r}, expected one of user, assistant, system (or human, gpt)")
-    if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
-        content = "".join(part["text"] for part in content)  # text parts, as multimodal sets write them
+    if isinstance(content, list):  # text parts, as multimodal sets write them
+        parts = [part.get("text", part.get("value")) if isinstance(part, Mapping) else None for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(parts) else content
     if not isinstance(content, str):
         raise DataError(f"chat: the {name}'s content is a {type(content).__name__}, expected a string")
     return {"role": name, "content": content}
@@ -68,7 +70,8 @@ def as_messages(row: Mapping[str, Any] | list[Any] | str) -> list[Message]:
     r"""[{"role", "content"}, ...] from any usual row; DataError when the row is none of them.
 
     Understood: {"messages"}, {"conversations"} (ShareGPT), {"prompt", "completion"} (prompt a string or messages),
-    {"instruction", "input"?, "output"} (Alpaca), a list of messages, or HH's "\n\nHuman: ..\n\nAssistant: .." string.
+    {"instruction", "input"?, "output"} (Alpaca; of self-instruct's "instances" the first), a list of messages, or HH's
+    "\n\nHuman: ..\n\nAssistant: .." string.
     A missing completion or output leaves a prompt alone (the last message is then the user's).
     """
     if isinstance(row, str):
@@ -88,11 +91,13 @@ def as_messages(row: Mapping[str, Any] | list[Any] | str) -> list[Message]:
     if "instruction" in row:
         if not isinstance(row["instruction"], str):
             raise DataError("chat: 'instruction' is not a string")
-        extra = row.get("input") or ""
+        instances = row.get("instances")  # the self-instruct seeds nest input and output one deeper
+        inner = instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], dict) else row
+        extra = inner.get("input") or ""
         messages = [_message("user", f"{row['instruction']}\n\n{extra}" if extra else row["instruction"])]
         if row.get("system"):
             messages.insert(0, _message("system", row["system"]))
-        return messages if row.get("output") is None else [*messages, _message("assistant", row["output"])]
+        return messages if inner.get("output") is None else [*messages, _message("assistant", inner["output"])]
     raise DataError(
         f"chat: a row with keys {', '.join(map(str, row)) or 'none'}; expected prompt/completion, messages, "
         "conversations, or instruction/output"
@@ -103,29 +108,39 @@ def _is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.chat_template in (CHAT_TEMPLATE, _BOS_LINE + CHAT_TEMPLATE)
 
 
-def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+def _find(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """A token's id, or None. (get_vocab would copy the whole vocabulary at every call.)"""
     found = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(found, int):
+    return found if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token else None
+
+
+def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    found = _find(tokenizer, token)
+    if found is None:
         raise DataError(f"chat: the tokenizer has no token {token}; call ensure_chat first")
     return found
 
 
-def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of user-supplied text: a special token spelt out in it stays ordinary text, so no one can fake a turn."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+def _segments(tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[Message]]) -> list[tuple[list[int], list[int]]]:
+    """Our template, piece by piece: the role and end tokens are the only joints, so the mask is exact.
 
-
-def _segments(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """Our template, piece by piece: the role and end tokens are the only joints, so the mask is exact."""
+    A special token spelt out in a content stays ordinary text, so that no one can fake a turn.
+    """
     end = turn_end_id(tokenizer)
+    roles = {role: _id(tokenizer, token) for role, token in ROLE_TOKENS.items()}
     starts = str(tokenizer.chat_template).startswith(_BOS_LINE) and tokenizer.bos_token_id is not None
-    ids: list[int] = [_id(tokenizer, tokenizer.bos_token)] if starts else []
-    mask = [0] * len(ids)
-    for message in messages:
-        said = [*_plain(tokenizer, message["content"]), end]
-        ids += [_id(tokenizer, ROLE_TOKENS[message["role"]]), *said]
-        mask += [0, *([int(message["role"] == "assistant")] * len(said))]
-    return ids, mask
+    start = [_id(tokenizer, str(tokenizer.bos_token))] if starts else []
+    contents = [message["content"] for messages in chats for message in messages]
+    bodies = iter(tokenizer(contents, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    out = []
+    for messages in chats:
+        ids, mask = list(start), [0] * len(start)
+        for message in messages:
+            said = [*next(bodies), end]
+            ids += [roles[message["role"]], *said]
+            mask += [0, *([int(message["role"] == "assistant")] * len(said))]
+        out.append((ids, mask))
+    return out
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], prompt: bool) -> str:
@@ -160,6 +175,20 @@ def _foreign(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tup
     return ids, mask
 
 
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[Message]], max_length: int | None = None
+) -> list[tuple[list[int], list[int]]]:
+    """`encode_chat` of many conversations, tokenized in one call."""
+    if not all(chats):
+        raise DataError("chat: an empty conversation, expected at least one message")
+    if not tokenizer.chat_template:
+        raise DataError("chat: the tokenizer has no chat template; call ensure_chat first")
+    if not chats:
+        return []
+    rows = _segments(tokenizer, chats) if _is_ours(tokenizer) else [_foreign(tokenizer, chat) for chat in chats]
+    return rows if max_length is None else [(ids[:max_length], mask[:max_length]) for ids, mask in rows]
+
+
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: list[Message], max_length: int | None = None
 ) -> tuple[list[int], list[int]]:
@@ -167,12 +196,7 @@ def encode_chat(
 
     Beyond `max_length` tokens the end is cut off, so the mask may become all 0: such rows teach nothing, drop them.
     """
-    if not messages:
-        raise DataError("chat: an empty conversation, expected at least one message")
-    if not tokenizer.chat_template:
-        raise DataError("chat: the tokenizer has no chat template; call ensure_chat first")
-    ids, mask = _segments(tokenizer, messages) if _is_ours(tokenizer) else _foreign(tokenizer, messages)
-    return (ids, mask) if max_length is None else (ids[:max_length], mask[:max_length])
+    return encode_chats(tokenizer, [messages], max_length)[0]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Message]) -> list[int]:
@@ -189,7 +213,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Message
     if not prompt:
         raise DataError("chat: an empty conversation, expected at least one message")
     if _is_ours(tokenizer):
-        return [*_segments(tokenizer, prompt)[0], _id(tokenizer, ROLE_TOKENS["assistant"])]
+        return [*_segments(tokenizer, [prompt])[0][0], _id(tokenizer, ROLE_TOKENS["assistant"])]
     if not tokenizer.chat_template:
         raise DataError("chat: the tokenizer has no chat template; call ensure_chat first")
     return list(tokenizer(_render(tokenizer, prompt, True), add_special_tokens=False)["input_ids"])
@@ -206,7 +230,7 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
     starts = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
     before = len(tokenizer)
     tokens = [*ROLE_TOKENS.values(), TURN_END]
-    missing = [token for token in tokens if token not in tokenizer.get_vocab()]
+    missing = [token for token in tokens if _find(tokenizer, token) is None]
     tokenizer.add_tokens(missing, special_tokens=True)
     tokenizer.chat_template = (_BOS_LINE if starts else "") + CHAT_TEMPLATE
     return len(tokenizer) > before
@@ -214,13 +238,11 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that ends a turn: <|end|> under our template, the template's own marker, else eos."""
-    vocab: dict[str, int] = tokenizer.get_vocab()
-    if _is_ours(tokenizer) and TURN_END in vocab:
-        return vocab[TURN_END]
     template = str(tokenizer.chat_template or "")
-    for token in (*_FOREIGN_ENDS, TURN_END):
-        if token in vocab and token in template:
-            return vocab[token]
+    for token in (TURN_END, *_FOREIGN_ENDS):
+        found = _find(tokenizer, token) if token in template else None
+        if found is not None:
+            return found
     if tokenizer.eos_token_id is None:
         raise DataError("chat: the tokenizer has neither a turn end nor an eos token; call ensure_chat first")
-    return tokenizer.eos_token_id
+    return int(tokenizer.eos_token_id)
