@@ -265,3 +265,13 @@ def test_wide_vocabularies_take_four_bytes(tok, tmp_path):
 
     info = shards.write_shards(tmp_path / "s", [[69_999, 1]], Wide())
     assert info.dtype == "uint32" and shards.TokenShards(tmp_path / "s", tok).read(0, 2).tolist() == [69_999, 1]
+
+
+def test_many_chats_equal_one_by_one(tok):
+    chats = [TURNS, TURNS[1:3], [{"role": "user", "content": ""}]]
+    assert chat.encode_chats(tok, chats, 9) == [chat.encode_chat(tok, c, 9) for c in chats]
+    assert chat.encode_chats(tok, []) == []
+    with pytest.raises(DataError, match="empty"):
+        chat.encode_chat(tok, [])
+    seed = {"instruction": "do", "instances": [{"input": "", "output": "done"}]}
+    assert chat.as_messages(seed)[-1] == {"role": "assistant", "content": "done"}
