@@ -25,8 +25,11 @@ def kwise(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str,
     batch: input_ids [P*K, T], attention_mask, features [P*K, F] or absent, ranks [P, K], mask [P, K].
     """
     scores = model(batch["input_ids"], batch["attention_mask"], features=batch.get("features"))
-    prompts = batch["ranks"].shape[0]
-    scores_PK = scores.float().view(prompts, -1)
+    scores_PK = scores.float().view_as(batch["ranks"])
     loss, metrics = kwise_loss(scores_PK, batch["ranks"], batch["mask"])
-    out: dict[str, Any] = {k: float(v) for k, v in metrics.items() if k == "accuracy"}
-    return loss * prompts, {**out, "count": prompts, "tokens": batch["input_ids"].numel()}
+    ranked = int(metrics["prompts"])  # prompts whose responses are all tied carry no pair and no weight
+    return loss * ranked, {
+        "accuracy": float(metrics["accuracy"]),
+        "count": ranked,
+        "tokens": batch["input_ids"].numel(),
+    }
