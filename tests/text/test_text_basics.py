@@ -227,3 +227,30 @@ def test_answers():
     assert answers.exact_match("The  Cat!", ["dog", "cat"]) == 1 and answers.exact_match("cats", "cat") == 0
     assert answers.token_f1("the red cat", "a cat") == pytest.approx(2 / 3)
     assert answers.token_f1("红猫", "猫") == pytest.approx(2 / 3) and answers.token_f1("", "") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("#### 1,000", 1000), ("costs $3.50.", 3.5), ("答案是12个", 12), (".5", 0.5), ("１２", 12), ("−7", -7),
+     ("1,2,3", 3), ("The answer is: 12. Then 4", 12), (r"\boxed{42}", 42), ("5 - 3 = 2", 2), ("1e3", 1000), ("", None)],
+)  # fmt: skip
+def test_numbers(text, number):
+    assert answers.extract_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [("A", "A"), ("(B)", "B"), ("B. so", "B"), ("The answer is C", "C"), ("Answer: D)", "D"), ("A dog ran.", None),
+     ("A dog. The answer is B", "B"), ("I think A is wrong, C is right", "C"), ("选C。", "C"), ("答案：D", "D"),
+     ("a", None), ("The answer is (A) not (B)", "A"), ("CAB", None), (r"so \boxed{B}", "B"), ("", None)],
+)  # fmt: skip
+def test_choices(text, choice):
+    assert answers.extract_choice(text) == choice
+
+
+def test_word_choices():
+    labels = ["positive", "negative"]
+    assert answers.extract_choice("Positive!", labels) == "positive"
+    assert answers.extract_choice("not negative but positive.", labels) == "positive"
+    assert answers.normalise("The “Cat”，猫。  A B-c") == "cat 猫 bc"
+    assert answers.exact_match("《红楼梦》", "红楼梦") == 1

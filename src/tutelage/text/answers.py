@@ -8,7 +8,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d+)?")
+# "A dog ran" names no choice; "A is right" and "A because ..." do.
+_ARTICLE_A = r"(?!(?<=A) +(?!is\b|because\b|since\b|as\b|and\b|or\b)[a-z])"
 _MARKED = re.compile(r"(?:####|answer\s*(?:is|:|=)|答案(?:是|为|：|:))", re.IGNORECASE)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _HAN = re.compile(r"([\u3400-\u4dbf\u4e00-\u9fff])")
@@ -39,22 +41,26 @@ def extract_number(text: str) -> float | None:
 
 
 def extract_choice(text: str, choices: Sequence[str] = "ABCD") -> str | None:
-    """The choice that the text names, or None: behind "answer is" first, else at the start or in brackets, else alone.
+    """The choice that the text names, or None.
 
-    Single letters must stand alone ("A", "(A)", "A."); longer choices may stand anywhere, the last named one wins.
+    Looked for behind "answer is" first, then at the start ("B.", "(B)"), in brackets, and alone, where the last one
+    named wins. Letters are matched as they are written and must stand alone; words ("positive") in any case.
     """
+    words = all(len(choice) > 1 for choice in choices)
+    flags = re.IGNORECASE if words else 0
+    written = {choice.lower() if words else choice: choice for choice in choices}
+    names = "|".join(sorted(map(re.escape, choices), key=len, reverse=True))
+    stop = r"(?![A-Za-z0-9'])"
+    at_start = re.compile(rf"\s*[(\[\"']?({names}){stop}(?=\s*(?:[)\].:,;\"'。，：；]|$))", flags)
+    bracketed = re.compile(rf"[(\[{{]({names})[)\]}}]", flags)
+    alone = re.compile(rf"(?<![A-Za-z0-9'])({names}){stop}{'' if words else _ARTICLE_A}", flags)
     for part in (_after_mark(text), text):
         if not part:
             continue
-        names = "|".join(sorted(map(re.escape, choices), key=len, reverse=True))
-        at_start = re.match(rf"\s*[(\[\"']?({names})(?![A-Za-z0-9'])", part)
-        # A sentence may begin with the article "A": a bare start counts only where a delimiter or nothing follows.
-        if at_start and (part is not text or re.match(r"\s*(?:[)\].:,;\"']|$)", part[at_start.end() :])):
-            return at_start.group(1)
-        boxed = re.findall(rf"[(\[]({names})[)\]]", part)
-        alone = boxed or re.findall(rf"(?<![A-Za-z0-9'])({names})(?![A-Za-z0-9'])", part)
-        if alone:
-            return alone[-1]
+        start = at_start.match(part) or (alone.match(part.lstrip()) if part is not text else None)
+        found = [start.group(1)] if start else bracketed.findall(part) or alone.findall(part)
+        if found:
+            return written[found[-1].lower() if words else found[-1]]
     return None
 
 
