@@ -200,3 +200,16 @@ def test_closing_a_stream_early_ends_its_thread(engine: LocalEngine) -> None:
     before = threading.active_count()
     stream.close()
     assert threading.active_count() == before - 1
+
+
+def test_text_continues_the_prompt_when_the_tokenizer_strips_blanks() -> None:
+    words = {w: i for i, w in enumerate(["<pad>", "<eos>", *[f"w{i}" for i in range(318)]])}
+    inner = Tokenizer(models.WordLevel({"\u2581" + w: i for w, i in words.items()}, unk_token="\u2581<pad>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    inner.decoder = decoders.Metaspace(prepend_scheme="always")
+    engine = LocalEngine(make_model("llama"), PreTrainedTokenizerFast(tokenizer_object=inner))
+    assert engine.encode("w5 w6") == [7, 8]
+    made = engine.generate(["w5 w6"], SamplingParams(max_tokens=3, seed=1, banned_tokens=(0, 1)))[0].completions[0]
+    assert "w5 w6" + made.text == engine.text_of([7, 8, *made.tokens])
+    cut = engine.generate(["w5 w6"], SamplingParams(max_tokens=3, seed=1, banned_tokens=(0, 1), stop=(" ",)))[0]
+    assert cut.text == "" and len(cut.completions[0].tokens) == 1

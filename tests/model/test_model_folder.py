@@ -101,3 +101,40 @@ def test_value_model_starts_as_the_reward_model(tokenizer: PreTrainedTokenizerFa
 def test_lora_trains_only_the_adapter(tokenizer: PreTrainedTokenizerFast) -> None:
     model = add_lora(create_model("laptop-0.3m", tokenizer, 64), r=4, alpha=8)
     assert 0 < parameter_count(model, trainable=True) < parameter_count(model) / 5
+
+
+def test_a_missing_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="runs/sft"):
+        load_model("runs/sft")
+    with pytest.raises(DataError, match="create_model"):
+        load_model("laptop-1m")
+
+
+def test_lora_is_saved_merged_and_generates(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = add_lora(create_model("laptop-0.3m", tokenizer, 64), r=4, alpha=8).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    save_model(model, tokenizer, tmp_path / "m")
+    loaded, _ = load_model(tmp_path / "m")
+    ids = torch.randint(3, 96, (2, 9))
+    assert torch.allclose(loaded(ids).logits, model(ids).logits, atol=1e-4)
+    assert hasattr(model, "merge_and_unload")
+
+
+def test_a_failed_save_leaves_the_old_model(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = create_model("laptop-0.3m", tokenizer, 64)
+    save_model(model, tokenizer, tmp_path / "m")
+    before = {p.name: p.stat().st_size for p in (tmp_path / "m").iterdir()}
+
+    class Broken:
+        def save_pretrained(self, folder: str) -> None:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_model(model, Broken(), tmp_path / "m")
+    assert {p.name: p.stat().st_size for p in (tmp_path / "m").iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]

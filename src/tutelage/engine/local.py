@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -169,7 +170,7 @@ class LocalEngine:
         for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
             finished = iter(self.decode([groups[i] for i in batch]))
             for i in batch:
-                done[i] = [self._completion(request.params, next(finished)) for request in groups[i]]
+                done[i] = [self._completion(request, next(finished)) for request in groups[i]]
         return done
 
     def decode(self, groups: Sequence[Sequence[Request]], on_token: Any = None) -> list[Finished]:
@@ -199,11 +200,30 @@ class LocalEngine:
         """One completion of one request; ``on_token(row, token)`` sees each token as it is sampled."""
         room = self.context_length - len(request.prompt)
         request = Request(request.prompt, self._fit(request.params, room), request.seed)
-        return self._completion(request.params, self.decode([[request]], on_token)[0])
+        return self._completion(request, self.decode([[request]], on_token)[0])
 
     def autocast(self) -> Any:
         """The bfloat16 autocast context if the engine was asked for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    @functools.cached_property
+    def _strips(self) -> bool:
+        """Whether the tokenizer drops the blank before the first decoded word (SentencePiece, word-level)."""
+        if not callable(self.tokenizer):
+            return False
+        ids = self.tokenizer("a a", add_special_tokens=False)["input_ids"]
+        return not self.text_of(ids[-1:]).startswith(" ")
+
+    def continuation_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """Text of completion tokens as it continues the prompt's text: a blank between the two is kept."""
+        if self.tokenizer is None:
+            return ""
+        if self._strips and prompt:
+            tail = list(prompt[-2:])
+            before, both = self.text_of(tail), self.text_of([*tail, *tokens])
+            if before and both.startswith(before):
+                return both[len(before) :]
+        return self.text_of(tokens)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Text of completion tokens without special tokens."""
@@ -212,20 +232,21 @@ class LocalEngine:
     def _has_stop(self, request: Request, tokens: list[int]) -> bool:
         # a stop string that ends now begins at most its own bytes ago; the rest of the text was looked at before
         window = max(len(stop.encode()) for stop in request.params.stop) + 8
-        recent = self.text_of(tokens[-window:])
-        if not any(stop in recent for stop in request.params.stop):
-            return False
-        text = self.text_of(tokens)
+        if len(tokens) > window:
+            recent = self.text_of(tokens[-window:])
+            if not any(stop in recent for stop in request.params.stop):
+                return False
+        text = self.continuation_text(request.prompt, tokens)
         return any(stop in text for stop in request.params.stop)
 
-    def _completion(self, params: SamplingParams, finished: Finished) -> Completion:
-        tokens = finished.tokens
+    def _completion(self, request: Request, finished: Finished) -> Completion:
+        tokens, params = finished.tokens, request.params
         ended = (
             finished.reason in ("eos", "stop")
             and tokens
             and (tokens[-1] in params.stop_tokens or finished.reason == "eos")
         )
-        text = self.text_of(tokens[:-1] if ended else tokens)
+        text = self.continuation_text(request.prompt, tokens[:-1] if ended else tokens)
         cuts = [text.find(stop) for stop in params.stop if stop in text]
         if cuts and finished.reason == "stop":
             text = text[: min(cuts)]

@@ -18,8 +18,10 @@ class SamplingParams:
 
     temperature 0 is greedy; top_k 0, top_p 1, min_p 0, repetition_penalty 1 mean off. ``stop`` are strings (the text
     ends before them), ``stop_tokens`` ids that end it as the end-of-text token does, ``banned_tokens`` are never
-    sampled, ``logit_bias`` maps ids to a number added to the logit. The same ``seed`` and prompt give the same completion
-    whatever else is in the batch (different prompts draw independently); None draws one from torch's generator. ``logprobs``: how many alternatives.
+    sampled, ``logit_bias`` maps ids to a number added to the logit. ``logprobs``: how many alternatives.
+
+    The same ``seed`` and prompt give the same completion whatever else is in the batch, and different prompts draw
+    independently; None draws a seed from torch's generator.
     """
 
     max_tokens: int = 64

@@ -63,7 +63,7 @@ def stream_pieces(engine: Any, ids: Sequence[int], params: SamplingParams, seed:
                 return
             tokens.append(item)
             unsent.append(item)
-            text = engine.text_of(tokens)
+            text = engine.continuation_text(ids, tokens)
             if any(stop in text for stop in params.stop):
                 continue
             text = text[: _certain(text, params.stop)]

@@ -83,6 +83,15 @@ def find_model_dir(path: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+def _looks_local(name: str) -> bool:
+    """Whether a name that holds no model must be a path rather than a hub id (owner/name)."""
+    # "runs/sft" has a hub id's form; if ./runs exists, asking the hub would only hide the mistake
+    owner, _, rest = name.partition("/")
+    if Path(name).exists() or name.startswith((".", "/", "~")) or "/" in rest:
+        return True
+    return bool(rest) and Path(owner).is_dir()
+
+
 def load_tokenizer(path_or_id: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a model folder, a run directory or a hub id."""
     try:
@@ -106,7 +115,7 @@ def load_model(
     if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
         raise DataError(f"{name!r} is a preset, not trained weights; use create_model")
     folder = find_model_dir(name)
-    if folder is None and (Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if folder is None and _looks_local(name):
         raise DataError(f"no model in {name!r}: neither it nor its model/ holds a config.json")
     source = str(folder or name)
     if tokenizer is None:
@@ -141,6 +150,8 @@ def write_folder(folder: str | os.PathLike[str], write: Any) -> Path:
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    for left in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed while it wrote
     aside.mkdir()
     try:
         write(aside)
