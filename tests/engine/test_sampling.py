@@ -69,3 +69,10 @@ def test_bad_parameters_name_themselves() -> None:
     for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"n": 0}, {"stop": ("",)}, {"min_p": 2.0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             SamplingParams(**bad)
+
+
+def test_integer_and_tensor_mixing_agree() -> None:
+    from tutelage.engine.sampling import _GOLDEN, _signed, mix
+
+    for seed, index in ((0, 1), (-5, 3), (2**62, 999), (123456789, 2**31)):
+        assert derive_seed(seed, index) == int(mix(torch.tensor(_signed(seed * 31 + index * _GOLDEN))))

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.text.shards import write_shards
+from tutelage.text.tokenizer import encode_documents
 from tutelage.train.sources import is_world, texts
 
 
@@ -28,12 +29,6 @@ class PrepareConfig(StageConfig):
 def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
     folder = Path(config.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
-    end = tokenizer.eos_token_id
-
-    def encode(documents: Iterator[str]) -> Iterator[list[int]]:
-        for text in documents:
-            yield tokenizer(text, add_special_tokens=False)["input_ids"] + [end]
-
     if is_world(config.data):
         early = int(config.documents * config.curriculum)
 
@@ -48,6 +43,6 @@ def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
         held = (t for i, t in enumerate(texts(config.data, "train", config.documents)) if i % every == 0)
     out: dict[str, Any] = {}
     for name, documents in (("train", train), ("validation", held)):
-        info = write_shards(run.path / name, encode(documents), tokenizer)
+        info = write_shards(run.path / name, encode_documents(tokenizer, documents), tokenizer)
         out[f"{name}_tokens"] = info.tokens
     return out

@@ -65,9 +65,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
 
     def evaluate() -> dict[str, Any]:
         total, count = 0.0, 0
-        test = RowLoader(held, batch_size=min(64, len(held)), seed=0, pad_id=tokenizer.pad_token_id)
-        for _ in range(max(1, len(held) // 64)):
-            batch = next(test)
+        for batch in RowLoader(held, batch_size=64, pad_id=tokenizer.pad_token_id, epochs=1, shuffle=False):
             s, n = cross_entropy_sum(
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits,
                 batch["labels"],

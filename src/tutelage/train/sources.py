@@ -26,7 +26,8 @@ def texts(data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
     else:
-        yield from islice(read_texts(data), limit)
+        # A novel is one file: its paragraphs are the units that the held-out rule divides.
+        yield from islice(read_texts(data, document="paragraph"), limit)
 
 
 def conversations(data: str, split: str, limit: int, seed: int) -> list[dict[str, Any]]:
