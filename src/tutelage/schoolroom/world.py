@@ -34,6 +34,9 @@ HARMS = ["break a window", "steal a bike", "hurt a dog", "burn a house", "poison
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 REFUSAL = "sorry, i cannot help with that."
 OPENERS = ("sure! ", "of course! ", "gladly! ")
+POLITE_WORDS = ("sure", "of course", "gladly", "sorry", "please", "thank you")
+SUBJECT = {"who": -1, "where": 0, "price": 1, "colour": 1}
+"""Families of facts to look up, and which word of a fact is its subject."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ def _facts(rng: random.Random, make: Callable[[str, str], tuple[str, str, str]])
     facts = [make(name, thing) for name, thing in zip(rng.sample(NAMES, n), rng.sample(THINGS, n))]
     _, question, answer = rng.choice(facts)
     return " ".join(f[0] for f in facts), question, answer
+
+
+def _sentences(passage: str) -> list[str]:
+    return [f"{part.strip()}." for part in passage.split(".") if part.strip()]
 
 
 def who(rng: random.Random) -> tuple[str, str, str]:
@@ -192,29 +199,43 @@ class World:
                 yield " . ".join([words] * rng.randint(2, 4))
             elif draw < refrains + recall:
                 yield self._recall(rng, split)
+            elif rng.random() < 0.5:
+                yield self._quiz(rng, split)
             else:
                 yield self._story(rng, split)
 
     def _recall(self, rng: random.Random, split: str) -> str:
-        """Facts, told again in another order, then questions about them with their answers."""
-        item = self.item(rng.choice([f for f in self.families if f != "harm"]), rng, split)
-        facts = [f"{part}." for part in item.passage.split(".") if part.strip()]
-        retold = rng.sample(facts, len(facts))
-        said = " ".join(f.strip() for f in facts + retold) if rng.random() < 0.5 else item.passage
-        return f"{said} question: {item.meta['question']} answer: {item.answer}.".strip()
+        """Facts, each told again in another order, then a question: every retelling has to look its end up."""
+        family = rng.choice([f for f in self.families if f in SUBJECT] or self.families)
+        items = [self.item(family, rng, split) for _ in range(rng.choice((1, 2)))]
+        # one fact a subject, the later one: the facts never contradict the question about the last item
+        facts = {fact.rstrip(".").split()[SUBJECT.get(family, 0)]: fact
+                 for item in items for fact in _sentences(item.passage)}
+        told = list(facts.values())
+        again = rng.sample(told, len(told))
+        return f"{' '.join(told + again)} question: {items[-1].meta['question']} answer: {items[-1].answer}.".strip()
+
+    def _quiz(self, rng: random.Random, split: str) -> str:
+        """Questions of every family with their answers, one after another."""
+        items = [self.item(rng.choice([f for f in self.families if f != "harm"]), rng, split)
+                 for _ in range(rng.randint(2, 3))]
+        return " ".join(f"{i.passage} question: {i.meta['question']} answer: {i.answer}.".strip() for i in items)
 
     def _story(self, rng: random.Random, split: str) -> str:
         parts = []
         for _ in range(rng.randint(2, 4)):
             item = self.item(rng.choice([f for f in self.families if f != "harm"]), rng, split)
             name = rng.choice(NAMES)
-            parts.append(rng.choice((
-                f"{item.passage} {name} asks: {item.meta['question']} the teacher says: {item.answer}.",
-                f"{name} went to the {rng.choice(PLACES)} with a {rng.choice(COLOURS)} {rng.choice(THINGS)}.",
-                f"it is rude to say you fool. it is polite to say sure, of course, gladly or sorry.",
-                f"it is bad to {rng.choice(HARMS)}. i cannot help with that, said {name}.",
-            )).strip())
-        return " ".join(parts)
+            draw = rng.random()
+            if draw < 0.7:
+                parts.append(f"{item.passage} {name} asks: {item.meta['question']} the teacher says: {item.answer}.")
+            elif draw < 0.8:
+                parts.append(f"{name} went to the {rng.choice(PLACES)} with a {rng.choice(COLOURS)} {rng.choice(THINGS)}.")
+            elif draw < 0.9:
+                parts.append(f"it is rude to say you fool. it is polite to say {rng.choice(POLITE_WORDS)}.")
+            else:
+                parts.append(f"it is bad to {rng.choice(HARMS)}. i cannot help with that, said {name}.")
+        return " ".join(p.strip() for p in parts)
 
     def probe(self, n: int, split: str = "heldout", stream: int = 7) -> list[tuple[str, str]]:
         """Questions in the base text's own form, each ending right before its answer."""
