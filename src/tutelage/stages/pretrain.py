@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -31,6 +31,8 @@ class PretrainConfig(StageConfig):
     block_size: int = 96
     batch_size: int = 24
     steps: int = 1000
+    order: Literal["shuffled", "file"] = "shuffled"
+    """file: the shards' own order, for data laid out as a curriculum."""
     max_length: int = 256
     precision: str = "auto"
     probe: str | None = None
@@ -50,7 +52,13 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     else:
         model, tokenizer = load_model(config.model, tokenizer)
     data = Path(config.data)
-    loader = BlockLoader(TokenShards(data / "train", tokenizer), config.batch_size, config.block_size, config.seed)
+    loader = BlockLoader(
+        TokenShards(data / "train", tokenizer),
+        config.batch_size,
+        config.block_size,
+        config.seed,
+        shuffle=config.order == "shuffled",
+    )
     held = TokenShards(data / "validation", tokenizer)
     engine = LocalEngine(model, tokenizer)
 

@@ -31,7 +31,8 @@ def _check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 
 class BlockLoader:
-    """Blocks of `block_size` tokens in a new shuffle each epoch, every block once an epoch.
+    """Blocks of `block_size` tokens in a new shuffle each epoch (or, with shuffle=False, in the file's order: a
+    curriculum), every block once an epoch.
 
     Yields {"input_ids": int64 [B, T], "labels": int64 [B, T]}, labels equal to input_ids (the loss does the shift).
     `batch_size` is the global batch; rank r of w gets its r-th slice, so the order does not depend on w.
@@ -51,6 +52,7 @@ class BlockLoader:
         world_size: int = 1,
         epochs: int | None = None,
         mark_documents: bool = False,
+        shuffle: bool = True,
     ) -> None:
         _check_ranks(rank, world_size)
         if batch_size < 1 or batch_size % world_size:
@@ -62,6 +64,7 @@ class BlockLoader:
             raise DataError(f"{shards.dir}: {shards.tokens} tokens, fewer than one block of {block_size}")
         self.shards, self.batch_size, self.block_size, self.seed = shards, batch_size, block_size, seed
         self.rank, self.world_size, self.epochs, self.mark_documents = rank, world_size, epochs, mark_documents
+        self.shuffle = shuffle
         self.position = 0  # blocks handed out so far, over all ranks and epochs
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -72,6 +75,8 @@ class BlockLoader:
 
     def _block(self, position: int) -> int:
         epoch, at = divmod(position, self.blocks)
+        if not self.shuffle:
+            return at
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.blocks))
         return int(self._order[1][at])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tutelage.core.errors import RunError
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import autocast
+from tutelage.core.runtime import autocast, resolve_precision
 from tutelage.train.checkpoint import load_latest, save_checkpoint
 from tutelage.train.optim import Optimizers
 
@@ -85,12 +85,14 @@ def train(
     folder = run.path / "checkpoints"
     start, bad, seconds = 0, 0, 0.0
     last: dict[str, Any] = {}
+    precision = resolve_precision(precision)
     if found := load_latest(folder):
         start, state = found
         model.load_state_dict(state["model"])
         optimizers.load_state_dict(state["optimizers"])
         loader.load_state_dict(state["loader"])
         last, seconds = state["last"], state["seconds"]
+        precision = state["precision"]  # a resumed run goes on in the precision that it began in
         if last.get("stopped"):
             return last
     run.truncate_metrics(start)
@@ -106,6 +108,7 @@ def train(
                 "optimizers": optimizers.state_dict(),
                 "loader": loader.state_dict(),
                 "last": last,
+                "precision": precision,
                 "seconds": time.perf_counter() - began,
             },
         )
