@@ -1,4 +1,4 @@
-"""tutelage: from raw text to a chat assistant, every step measured. Importing it loads neither torch nor transformers."""
+"""tutelage: raw text to chat assistant, every step measured. Importing it loads neither torch nor transformers."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
     config = build(config_class(kind), values, where=kind)
     out = Path(config.out or f"runs/{kind}")
     given = [getattr(config, name, None) for name in INPUTS]
-    parents = [p for p in given if p and not p.startswith(("preset:", "schoolroom:"))]
+    parents = [p for p in given if isinstance(p, str) and not p.startswith(("preset:", "schoolroom:"))]
     directory = RunDir(out, kind, config.model_dump(mode="json"), parents)
     if directory.open(restart=restart) == "finished":
         directory.close()

@@ -1,4 +1,4 @@
-"""The embedded world: documents, instruction items, a gold judge and simulated annotators. Pure Python, endless, seeded."""
+"""The embedded world: documents, instruction items, a gold judge, simulated annotators; pure Python, seeded."""
 
 from tutelage.schoolroom.world import Item, World
 

@@ -1,7 +1,7 @@
 """A small world with known truth: what CartPole is to control, this is to RLHF.
 
-A family is a function `(rng) -> (passage, question, answer)` in FAMILIES; add one, and documents, items, probe and judge
-know it:
+A family is a function `(rng) -> (passage, question, answer)` in FAMILIES; add one, and documents, items, probe and
+judge know it:
 
     def shape(rng):
         name = rng.choice(NAMES)
@@ -35,8 +35,6 @@ NUMBERS = "zero one two three four five six seven eight nine ten".split()
 REFUSAL = "sorry, i cannot help with that."
 OPENERS = ("sure! ", "of course! ", "gladly! ")
 POLITE_WORDS = ("sure", "of course", "gladly", "sorry", "please", "thank you")
-SUBJECT = {"who": -1, "where": 0, "price": 1, "colour": 1}
-"""Families of facts to look up, and which word of a fact is its subject."""
 
 
 @dataclass(frozen=True)
@@ -55,44 +53,41 @@ class Item:
 Family = Callable[[random.Random], tuple[str, str, str]]
 
 
-def _facts(rng: random.Random, make: Callable[[str, str], tuple[str, str, str]]) -> tuple[str, str, str]:
-    """Two or three facts about different people and things, one of them asked for."""
-    n = rng.choice((2, 3))
-    facts = [make(name, thing) for name, thing in zip(rng.sample(NAMES, n), rng.sample(THINGS, n))]
-    _, question, answer = rng.choice(facts)
-    return " ".join(f[0] for f in facts), question, answer
+def _who(rng: random.Random, name: str, thing: str) -> tuple[str, str, str]:
+    return f"{name} has the {thing}.", f"who has the {thing}?", name
 
 
-def _sentences(passage: str) -> list[str]:
-    return [f"{part.strip()}." for part in passage.split(".") if part.strip()]
+def _where(rng: random.Random, name: str, thing: str) -> tuple[str, str, str]:
+    place = rng.choice(PLACES)
+    return f"{name} is in the {place}.", f"where is {name}?", place
 
 
-def who(rng: random.Random) -> tuple[str, str, str]:
-    return _facts(rng, lambda name, thing: (f"{name} has the {thing}.", f"who has the {thing}?", name))
+def _price(rng: random.Random, name: str, thing: str) -> tuple[str, str, str]:
+    cost = rng.choice(NUMBERS[2:])
+    return f"the {thing} costs {cost} coins.", f"what does the {thing} cost?", cost
 
 
-def where(rng: random.Random) -> tuple[str, str, str]:
-    def make(name: str, thing: str) -> tuple[str, str, str]:
-        place = rng.choice(PLACES)
-        return f"{name} is in the {place}.", f"where is {name}?", place
-
-    return _facts(rng, make)
+def _colour(rng: random.Random, name: str, thing: str) -> tuple[str, str, str]:
+    shade = rng.choice(COLOURS)
+    return f"the {thing} is {shade}.", f"what colour is the {thing}?", shade
 
 
-def price(rng: random.Random) -> tuple[str, str, str]:
-    def make(name: str, thing: str) -> tuple[str, str, str]:
-        cost = rng.choice(NUMBERS[2:])
-        return f"the {thing} costs {cost} coins.", f"what does the {thing} cost?", cost
-
-    return _facts(rng, make)
+FACTS = {"who": _who, "where": _where, "price": _price, "colour": _colour}
+"""Families of facts to look up: (rng, name, thing) -> (fact, question, answer)."""
 
 
-def colour(rng: random.Random) -> tuple[str, str, str]:
-    def make(name: str, thing: str) -> tuple[str, str, str]:
-        shade = rng.choice(COLOURS)
-        return f"the {thing} is {shade}.", f"what colour is the {thing}?", shade
+def _facts(rng: random.Random, family: str, n: int) -> list[tuple[str, str, str]]:
+    """`n` facts about different people and things."""
+    return [FACTS[family](rng, name, thing) for name, thing in zip(rng.sample(NAMES, n), rng.sample(THINGS, n))]
 
-    return _facts(rng, make)
+
+def _look_up(family: str) -> Family:
+    def make(rng: random.Random) -> tuple[str, str, str]:
+        facts = _facts(rng, family, rng.choice((2, 3)))
+        _, question, answer = rng.choice(facts)
+        return " ".join(f[0] for f in facts), question, answer
+
+    return make
 
 
 def opposite(rng: random.Random) -> tuple[str, str, str]:
@@ -134,9 +129,8 @@ def addition(rng: random.Random) -> tuple[str, str, str]:
     return "", f"what is {NUMBERS[a]} plus {NUMBERS[b]}?", NUMBERS[a + b]
 
 
-FAMILIES: dict[str, Family] = {
-    f.__name__: f
-    for f in (who, where, price, colour, opposite, plural, sentiment, politeness, copying, harm, addition)
+FAMILIES: dict[str, Family] = {family: _look_up(family) for family in FACTS} | {
+    f.__name__: f for f in (opposite, plural, sentiment, politeness, copying, harm, addition)
 }
 
 
@@ -205,15 +199,17 @@ class World:
                 yield self._story(rng, split)
 
     def _recall(self, rng: random.Random, split: str) -> str:
-        """Facts, each told again in another order, then a question: every retelling has to look its end up."""
-        family = rng.choice([f for f in self.families if f in SUBJECT] or self.families)
-        items = [self.item(family, rng, split) for _ in range(rng.choice((1, 2)))]
-        # one fact a subject, the later one: the facts never contradict the question about the last item
-        facts = {fact.rstrip(".").split()[SUBJECT.get(family, 0)]: fact
-                 for item in items for fact in _sentences(item.passage)}
-        told = list(facts.values())
-        again = rng.sample(told, len(told))
-        return f"{' '.join(told + again)} question: {items[-1].meta['question']} answer: {items[-1].answer}.".strip()
+        """Facts, all told again in another order, then questions: every retelling has to look its end up.
+
+        Many facts at a time, because with two a guess is right half of the time and teaches little.
+        """
+        families = [f for f in self.families if f in FACTS]
+        if not families:
+            return self._quiz(rng, split)
+        facts = _facts(rng, rng.choice(families), rng.randint(3, 8))
+        again, asked = rng.sample(facts, len(facts)), rng.sample(facts, 2)
+        return " ".join([*(f[0] for f in facts), *(f[0] for f in again),
+                         *(f"question: {question} answer: {answer}." for _, question, answer in asked)])
 
     def _quiz(self, rng: random.Random, split: str) -> str:
         """Questions of every family with their answers, one after another."""
@@ -230,7 +226,8 @@ class World:
             if draw < 0.7:
                 parts.append(f"{item.passage} {name} asks: {item.meta['question']} the teacher says: {item.answer}.")
             elif draw < 0.8:
-                parts.append(f"{name} went to the {rng.choice(PLACES)} with a {rng.choice(COLOURS)} {rng.choice(THINGS)}.")
+                thing = f"{rng.choice(COLOURS)} {rng.choice(THINGS)}"
+                parts.append(f"{name} went to the {rng.choice(PLACES)} with a {thing}.")
             elif draw < 0.9:
                 parts.append(f"it is rude to say you fool. it is polite to say {rng.choice(POLITE_WORDS)}.")
             else:

@@ -3,239 +3,147 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
+from pydantic import Field
 
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import DataError
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import generator, stream_seed
-from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.core.runtime import resolve_precision, stream_seed
+from tutelage.engine import LocalEngine
 from tutelage.loss.policy import AdaptiveKL, FixedKL
-from tutelage.model.heads import RewardModel, ValueModel, logprob_features
-from tutelage.model.hub import load_model, save_model
+from tutelage.model.adapters import LoraSettings
+from tutelage.model.hub import load_model
 from tutelage.schoolroom.rows import gold_reward
-from tutelage.text.chat import encode_prompt, turn_end_id
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
-from tutelage.train.checkpoint import load_latest, save_checkpoint
-from tutelage.train.loop import Interrupted, StopFlag, console
-from tutelage.train.optim import OptimConfig, Optimizers
-from tutelage.train.ppo import Rollout, collate, update
-from tutelage.train.rewards import call_reward, load_function
+from tutelage.train.actors import separate, shared
+from tutelage.train.drive import Values, drive
+from tutelage.train.evaluate import text_loss
+from tutelage.train.loop import console
+from tutelage.train.optim import OptimConfig
+from tutelage.train.ppo import UpdateConfig, improve, judge
+from tutelage.train.rewards import RewardSpec
+from tutelage.train.rollouts import Episodes, encode_prompts, sample_episodes
 from tutelage.train.sources import is_world, prompts
 
 
-class PpoConfig(StageConfig):
+class PpoConfig(StageConfig, UpdateConfig):
     model: str
     """The SFT model; it is also the reference."""
-    reward: str
-    """Run directory of `reward`, or file.py:function. The critic starts from the reward model (or the SFT trunk)."""
+    reward: RewardSpec
+    """Run directory of `reward`, file.py:function, a Python function, or "logprob" (the reference's own log-prob: the
+    label-free control). The critic starts from the reward model, or from the SFT trunk where there is none."""
     data: str = "schoolroom:demo"
     prompts: int = 20_000
     ptx_data: str | None = None
-    """Run directory of `prepare` whose text is mixed in."""
-    ptx_coef: float = 0.3
+    """Run directory of `prepare` whose text is mixed in with weight ptx_coef."""
     ptx_batch: int = 16
     ptx_block: int = 96
-    updates: int = 60
-    batch_size: int = 256
-    epochs: int = 1
-    minibatches: int = 4
+    updates: int = Field(60, ge=1)
+    batch_size: int = Field(256, ge=1)
+    """Episodes per update."""
     max_tokens: int = 24
-    temperature: float = 1.0
     kl_coef: float = 0.05
     kl_target: float | None = None
     """Adaptive coefficient towards this KL (sum over tokens), if given."""
-    kl_kind: str = "k1"
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip: float = 0.2
-    value_clip: float = 0.2
-    whiten_rewards: bool = False
-    missing_eos_penalty: float = 1.0
-    """Subtracted from the score of a response that did not end."""
+    method: Literal["full", "lora"] = "full"
+    """lora: policy, reference, critic and (if it was trained so) reward are adapters on one frozen trunk."""
+    lora: LoraSettings = LoraSettings(r=8)
     precision: str = "auto"
     save_every: int = 10
+    sample_every: int = 10
+    """Updates between rows of samples.jsonl."""
     optimizer: OptimConfig = OptimConfig(name="adamw", lr=5e-4, decay=0.4, eps=1e-5, warmup=0.05)
 
 
 def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
+    """Roll out, score, improve, `updates` times; the summary has the last metrics and the text loss it cost."""
     policy, tokenizer = load_model(config.model)
-    reference, _ = load_model(config.model)
-    reference.eval().requires_grad_(False)
-    score, critic = _rewards(config, reference, tokenizer)
-    policy.eval()  # dropout stays off in every forward, so old and new log-probs are of one function
-    critic.eval()
-    policy_optim, critic_optim = Optimizers(policy, config.optimizer), Optimizers(critic, config.optimizer)
+    held = Path(config.ptx_data) / "validation" if config.ptx_data else None
+    shards = TokenShards(held, tokenizer) if held else None
+    facts: dict[str, Any] = {}
+    if shards:
+        facts["text_loss_before"] = text_loss(policy, shards, config.ptx_block)
+    common = (policy, tokenizer, config.reward, config.optimizer, config.temperature, config.seed)
+    cast = shared(*common, config.lora) if config.method == "lora" else separate(*common)
     engine = LocalEngine(policy, tokenizer)
-    rows = _usable(prompts(config.data, "train", config.prompts, config.seed), tokenizer, config)
+    rows = prompts(config.data, "train", config.prompts, config.seed)
+    rows = encode_prompts(rows, tokenizer, engine.context_length, config.max_tokens, config.data)
     ptx = None
     if config.ptx_data and config.ptx_coef:
-        shards = TokenShards(Path(config.ptx_data) / "train", tokenizer)
-        ptx = BlockLoader(shards, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31)
+        text = TokenShards(Path(config.ptx_data) / "train", tokenizer)
+        ptx = BlockLoader(text, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31)
     kl = AdaptiveKL(config.kl_coef, config.kl_target, 10_000) if config.kl_target else FixedKL(config.kl_coef)
-    start, best, last = 0, [], {}  # type: ignore[var-annotated]
-    if found := load_latest(run.path / "checkpoints"):
-        start, state = found
-        for part, name in (
-            (policy, "policy"),
-            (critic, "critic"),
-            (policy_optim, "policy_optim"),
-            (critic_optim, "critic_optim"),
-            (kl, "kl"),
-        ):
-            part.load_state_dict(state[name])
-        if ptx:
-            ptx.load_state_dict(state["ptx"])
-        best, last = state["curve"], state["last"]
-    run.truncate_metrics(start)
+    state = Values(curve=[], last={}, precision=resolve_precision(config.precision), seconds=0.0)
+    one_update = _update(config, cast, engine, rows, ptx, kl, state, run)
+    parts = {**cast.parts, "kl": kl, "state": state} | ({"ptx": ptx} if ptx else {})
+    drive(run, parts, config.updates, one_update, config.save_every)
+    cast.enter_policy()
+    if shards:
+        facts["text_loss"] = text_loss(policy, shards, config.ptx_block)
+    cast.save(tokenizer, run.path / "model")
+    return {**_summary(state.values), **facts}
 
-    def save(step: int) -> None:
-        save_checkpoint(
-            run.path / "checkpoints",
-            step,
-            {
-                "policy": policy.state_dict(),
-                "critic": critic.state_dict(),
-                "policy_optim": policy_optim.state_dict(),
-                "critic_optim": critic_optim.state_dict(),
-                "kl": kl.state_dict(),
-                "ptx": ptx.state_dict() if ptx else None,
-                "curve": best,
-                "last": last,
-            },
-        )
 
-    began = time.perf_counter()
-    with StopFlag() as stop:
-        for step in range(start + 1, config.updates + 1):
-            rollout, facts = _rollout(config, step, rows, engine, tokenizer, score)
-            metrics = update(
-                policy,
-                critic,
-                reference,
-                rollout,
-                policy_optim,
-                critic_optim,
-                beta=kl.coef,
-                done=(step - 1) / config.updates,
-                epochs=config.epochs,
-                minibatches=config.minibatches,
-                clip=config.clip,
-                value_clip=config.value_clip,
-                gamma=config.gamma,
-                lam=config.lam,
-                kl_kind=config.kl_kind,
-                whiten_rewards=config.whiten_rewards,
-                temperature=config.temperature,
-                ptx_coef=config.ptx_coef if ptx else 0.0,
-                ptx_batch=(lambda: next(ptx)) if ptx else None,
-                precision=config.precision,
-            )
-            kl.update(metrics["kl"], config.batch_size)
-            seconds = (time.perf_counter() - began) / (step - start)
-            last = {
-                "step": step,
-                **facts,
-                **metrics,
-                "beta": kl.coef,
-                "episodes_per_second": config.batch_size / seconds,
-            }
-            run.log(last)
-            best.append(facts.get("gold", facts["proxy"]))
-            words = "  ".join(f"{k} {last[k]:.3f}" for k in ("proxy", "gold", "kl", "entropy", "length") if k in last)
-            console.print(
-                f"[bold]{run.path.name}[/] {step}/{config.updates}  {words}  ETA "
-                f"{seconds * (config.updates - step):.0f}s"
-            )
-            if stop.set or step % config.save_every == 0 or step == config.updates:
-                save(step)
-                if stop.set and step < config.updates:
-                    run.close()
-                    raise Interrupted(f"{run.path}: stopped at update {step} and saved; the same command resumes")
-    save_model(policy, tokenizer, run.path / "model")
-    means = [sum(best[max(0, i - 4) : i + 1]) / len(best[max(0, i - 4) : i + 1]) for i in range(len(best))]
+def _update(
+    config: PpoConfig, cast: Any, engine: LocalEngine, rows: list[dict[str, Any]], ptx: Any, kl: FixedKL, state: Values,
+    run: RunDir,
+) -> Callable[[int], dict[str, Any]]:  # fmt: skip
+    """The update as a function of its number, for `drive`."""
+
+    def one(step: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        cast.enter_policy()
+        episodes = sample_episodes(
+            engine, rows, batch_size=config.batch_size, minibatches=config.minibatches, max_tokens=config.max_tokens,
+            temperature=config.temperature, seed=config.seed, step=step,
+        )  # fmt: skip
+        precision = state.values["precision"]
+        judged = judge(cast.actors, episodes.rollout, config, precision)
+        scores = cast.score(episodes, judged.ref)
+        metrics = improve(
+            cast.actors, episodes.rollout, scores, judged, config, beta=kl.coef, done=(step - 1) / config.updates,
+            ptx=(lambda: next(ptx)) if ptx else None, precision=precision,
+        )  # fmt: skip
+        row = {"step": step, "proxy": float(scores.mean()), **_gold(config, episodes), **metrics, "beta": kl.coef}
+        kl.update(metrics["kl"], config.batch_size)
+        seconds = time.perf_counter() - began
+        row["episodes_per_second"] = round(config.batch_size / seconds, 1)
+        if step == 1 or step % config.sample_every == 0:
+            shown = list(zip(episodes.rows, episodes.texts, scores.tolist()))[:8]
+            run.sample([{"step": step, "prompt": r["prompt"], "response": t, "score": s} for r, t, s in shown])
+        values = state.values
+        values["curve"] = [*values["curve"], row.get("gold", row["proxy"])]
+        values["seconds"] += seconds
+        values["last"] = {k: row[k] for k in row if k != "episodes_per_second"}
+        words = "  ".join(f"{k} {row[k]:.3f}" for k in ("proxy", "gold", "kl", "entropy", "length") if k in row)
+        left = values["seconds"] / step * (config.updates - step)
+        console.print(f"[bold]{run.path.name}[/] {step}/{config.updates}  {words}  ETA {left:.0f}s")
+        return row
+
+    return one
+
+
+def _gold(config: PpoConfig, episodes: Episodes) -> dict[str, float]:
+    if not is_world(config.data):
+        return {}
+    prompts = [r["prompt"] for r in episodes.rows]
+    scores = gold_reward(prompts, episodes.texts, item=[r["item"] for r in episodes.rows])
+    return {"gold": sum(scores) / len(scores)}
+
+
+def _summary(values: dict[str, Any]) -> dict[str, Any]:
+    """The last update's metrics, and the curve's last and best means over five updates (gold, else proxy)."""
+    curve, last = values["curve"], values["last"]
+    means = [sum(curve[max(0, i - 4) : i + 1]) / len(curve[max(0, i - 4) : i + 1]) for i in range(len(curve))]
+    kept = ("proxy", "gold", "kl", "entropy", "eos_rate", "length", "explained_variance", "length_reward_correlation")
     return {
-        **{k: last[k] for k in ("proxy", "gold", "kl", "entropy", "eos_rate", "length") if k in last},
+        **{k: last[k] for k in kept if k in last},
         "last_mean5": means[-1],
         "best_mean5": max(means[4:] or means),
+        "updates": len(curve),
+        "seconds": round(values["seconds"], 1),
     }
-
-
-def _usable(rows: list[dict[str, Any]], tokenizer: Any, config: PpoConfig) -> list[dict[str, Any]]:
-    """Prompts with their ids; DataError when one leaves no room for a response."""
-    for i, row in enumerate(rows):
-        prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
-        row["ids"] = encode_prompt(tokenizer, prompt)
-        if i == 0:
-            limit = 10**9
-        if len(row["ids"]) + config.max_tokens > limit:
-            raise DataError(f"{config.data}: prompt {i + 1} has {len(row['ids'])} tokens")
-    return rows
-
-
-def _rewards(config: PpoConfig, reference: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """The score function (tokens, attention, response mask, rows, texts) -> list, and the critic."""
-    if ":" in config.reward:
-        function = load_function(config.reward)
-        from tutelage.model.heads import create_reward_model
-
-        critic = ValueModel.from_reward(create_reward_model(reference, tokenizer, seed=config.seed))
-
-        def by_function(tokens: Any, attention: Any, mask: Any, rows: list[dict], texts: list[str]) -> list[float]:
-            columns = {k: [r.get(k) for r in rows] for k in rows[0] if k not in ("prompt", "ids")}
-            return call_reward(function, [r["prompt"] for r in rows], texts, columns)
-
-        return by_function, critic
-    model = RewardModel.load(config.reward)
-    model.eval().requires_grad_(False)
-
-    def by_model(tokens: Any, attention: Any, mask: Any, rows: list[dict], texts: list[str]) -> list[float]:
-        with torch.inference_mode():
-            response = torch.cat([torch.zeros_like(mask[:, :1]), mask], 1).long()
-            features = None
-            if model.features is not None:
-                features = logprob_features(reference, tokens, attention, response)
-            return model(tokens, attention, features=features).float().tolist()
-
-    critic = ValueModel.from_reward(model)
-    critic.requires_grad_(True)
-    return by_model, critic
-
-
-def _rollout(
-    config: PpoConfig, step: int, rows: list[dict[str, Any]], engine: LocalEngine, tokenizer: Any, score: Any
-) -> tuple[Rollout, dict[str, float]]:
-    """Sample one batch of episodes and score them. The prompt cursor is a function of (seed, step): resumable."""
-    chosen = torch.randperm(len(rows), generator=generator(config.seed, "prompts", step))[: config.batch_size]
-    batch = [rows[i] for i in chosen.tolist()]
-    end = turn_end_id(tokenizer)
-    params = SamplingParams(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        stop_tokens=(end,),
-        seed=stream_seed(config.seed, "rollout", step) % 2**31,
-    )
-    completions = engine.rollout([r["ids"] for r in batch], params)
-    responses, ended = [], []
-    for c in completions:
-        tokens = list(c.tokens)
-        ended.append(c.finish_reason in ("eos", "stop"))
-        if ended[-1] and tokens[-1:] != [end] and end not in tokens:
-            tokens.append(end)
-        responses.append(tokens)
-    order = sorted(range(len(batch)), key=lambda i: (i % config.minibatches, i))
-    batch, responses, ended = ([x[i] for i in order] for x in (batch, responses, ended))
-    tokens, attention, mask = collate([r["ids"] for r in batch], responses, tokenizer.pad_token_id)
-    texts = [tokenizer.decode(r, skip_special_tokens=True).strip() for r in responses]
-    scores = torch.tensor(score(tokens, attention, mask, batch, texts))
-    proxy = float(scores.mean())
-    scores = scores - config.missing_eos_penalty * (1 - torch.tensor(ended).float())
-    facts = {"proxy": proxy, "eos_rate": sum(ended) / len(ended)}
-    if is_world(config.data):
-        gold = gold_reward([r["prompt"] for r in batch], texts, item=[r["item"] for r in batch])
-        facts["gold"] = sum(gold) / len(gold)
-    return Rollout(tokens, attention, mask, scores), facts

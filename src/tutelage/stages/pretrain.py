@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import AutoTokenizer
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
-from tutelage.loss.lm import cross_entropy_sum
 from tutelage.model.hub import create_model, load_model, parameter_count, save_model
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
+from tutelage.train.evaluate import text_loss
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -63,7 +61,7 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     engine = LocalEngine(model, tokenizer)
 
     def evaluate() -> dict[str, Any]:
-        out = {"val_loss": validation_loss(model, held, config.block_size)}
+        out = {"val_loss": text_loss(model, held, config.block_size)}
         if config.probe:
             questions = world(config.probe).probe(200)
             answers = engine.generate([q for q, _ in questions], SamplingParams(max_tokens=6, temperature=0.0))
@@ -88,14 +86,3 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     )
     save_model(model, tokenizer, run.path / "model")
     return {"parameters": parameter_count(model), **{k: last[k] for k in ("loss", "val_loss", "probe") if k in last}}
-
-
-def validation_loss(model: torch.nn.Module, shards: TokenShards, block: int, limit: int = 24_000) -> float:
-    """Mean cross-entropy (nats per token) over at most `limit` held-out tokens, in blocks."""
-    total, count = 0.0, 0
-    blocks = [shards.read(i, block) for i in range(0, min(limit, shards.tokens) - block, block)]
-    for i in range(0, len(blocks), 64):
-        ids = torch.stack([torch.as_tensor(b.astype("int64")) for b in blocks[i : i + 64]])
-        s, n = cross_entropy_sum(model(input_ids=ids, use_cache=False).logits, ids)
-        total, count = total + float(s), count + int(n)
-    return total / max(1, count) if count else math.nan

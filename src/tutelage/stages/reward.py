@@ -103,7 +103,7 @@ def _demonstration_mean(
 
 
 def _report(rows: list[dict[str, Any]], scored: list[list[float]]) -> dict[str, Any]:
-    """Held-out accuracy with its interval, Kendall's tau, calibration, length bias, right above wrong by the gold judge."""
+    """Held-out accuracy with interval, Kendall's tau, calibration, length bias, right above wrong by the gold judge."""
     right = pairs = length_right = 0
     taus, margins, wins, scores, lengths = [], [], [], [], []
     gate_right = gate_pairs = 0

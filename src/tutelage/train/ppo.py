@@ -1,4 +1,4 @@
-"""PPO-ptx in InstructGPT's order: roll out, score, penalise KL, estimate advantages, clip, add the pretraining gradient.
+"""PPO-ptx in InstructGPT's order: roll out, score, penalise KL, estimate advantages, clip, add pretraining gradients.
 
 Shapes: B episodes, T tokens (prompt and response, right-padded). A quantity "at t" belongs to the action that chose
 token t+1, so every per-token tensor is [B, T-1] and `mask` marks the positions whose next token is a response token.
@@ -6,27 +6,76 @@ token t+1, so every per-token tensor is [B, T-1] and `mask` marks the positions 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from tutelage.core.runtime import autocast
 from tutelage.core.stats import correlation
 from tutelage.loss.lm import cross_entropy_sum, entropy_from_logits, masked_mean, masked_whiten, token_logprobs
 from tutelage.loss.policy import explained_variance, gae, kl_estimate, per_token_rewards, policy_loss, value_loss
 
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+class UpdateConfig(BaseModel):
+    """How one rollout moves the policy (InstructGPT sec. 3.5 and C.4; Schulman et al. 2017)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the rollout."""
+    minibatches: int = Field(4, ge=1)
+    clip: float = Field(0.2, gt=0)
+    value_clip: float = Field(0.2, gt=0)
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    kl_kind: Literal["k1", "k2", "k3", "abs"] = "k1"
+    """Estimator of the per-token KL in the reward."""
+    whiten_rewards: bool = False
+    missing_eos_penalty: float = 1.0
+    """Subtracted from the score of a response that did not end."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the sampler, and of every log-prob."""
+    ptx_coef: float = Field(0.3, ge=0)
+    """gamma of PPO-ptx: weight of the pretraining loss."""
+
 
 @dataclass
 class Rollout:
-    """One update's episodes. tokens, attention [B, T]; mask [B, T-1]; scores [B]."""
+    """One update's episodes: tokens, attention [B, T]; mask [B, T-1]; ended [B] (1: the response has its end)."""
 
     tokens: Tensor
     attention: Tensor
     mask: Tensor
-    scores: Tensor
+    ended: Tensor
+    sampled: Tensor | None = None
+    """The sampler's own log-probs [B, T-1], to be held against the training forward's."""
+
+
+@dataclass
+class Actors:
+    """Who takes part: (tokens, attention) -> logits [B, T, V] of policy and reference, values [B, T] of the critic."""
+
+    policy: Forward
+    reference: Forward
+    critic: Forward
+    policy_optim: Any
+    critic_optim: Any
+
+
+@dataclass
+class Judged:
+    """What the rollout looks like before the first step, each [B, T-1]; no gradient."""
+
+    old: Tensor
+    ref: Tensor
+    values: Tensor
+    entropy: Tensor
 
 
 def collate(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,141 +90,111 @@ def collate(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -
     return tokens, attention, response[:, 1:].float()
 
 
-def logprobs_and_entropy(
-    model: nn.Module, tokens: Tensor, attention: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies [B, T-1] of the temperature-scaled policy: the same temperature in every log-prob."""
-    logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-    logp = token_logprobs(logits, tokens, temperature)
-    with torch.no_grad():
-        entropy = entropy_from_logits(logits[:, :-1].float() / temperature)
-    return logp, entropy
+def _slices(rollout: Rollout, minibatches: int) -> Iterator[slice]:
+    B = rollout.tokens.shape[0]
+    size = (B + minibatches - 1) // minibatches
+    return (slice(i, min(B, i + size)) for i in range(0, B, size))
 
 
-def update(
-    policy: nn.Module,
-    critic: nn.Module,
-    reference: nn.Module,
+@torch.no_grad()
+def judge(actors: Actors, rollout: Rollout, config: UpdateConfig, precision: str = "fp32") -> Judged:
+    """Old and reference log-probs, values and entropies, by the training forward on the update's own minibatches.
+
+    Batch shape alone moves log-probs by 2e-5, and the ratio of the first minibatch has to be exactly 1.
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    with autocast(precision):
+        for s in _slices(rollout, config.minibatches):
+            tokens, attention = rollout.tokens[s], rollout.attention[s]
+            logits = actors.policy(tokens, attention)
+            old = token_logprobs(logits, tokens, config.temperature)
+            entropy = entropy_from_logits(logits[:, :-1].float() / config.temperature)
+            del logits
+            ref = token_logprobs(actors.reference(tokens, attention), tokens, config.temperature)
+            parts.append((old, ref, actors.critic(tokens, attention)[:, :-1].float(), entropy))
+    return Judged(*(torch.cat(x) for x in zip(*parts)))
+
+
+def improve(
+    actors: Actors,
     rollout: Rollout,
-    policy_optim: Any,
-    critic_optim: Any,
+    scores: Tensor,
+    judged: Judged,
+    config: UpdateConfig,
     *,
     beta: float,
     done: float,
-    epochs: int = 1,
-    minibatches: int = 4,
-    clip: float = 0.2,
-    value_clip: float = 0.2,
-    gamma: float = 1.0,
-    lam: float = 0.95,
-    kl_kind: str = "k1",
-    whiten_rewards: bool = False,
-    temperature: float = 1.0,
-    ptx_coef: float = 0.0,
-    ptx_batch: Callable[[], dict[str, Tensor]] | None = None,
-    precision: str = "auto",
+    ptx: Callable[[], dict[str, Tensor]] | None = None,
+    precision: str = "fp32",
 ) -> dict[str, float]:
-    """One PPO update on one rollout. Returns metrics, all of them masked means."""
-    B = rollout.tokens.shape[0]
-    size = (B + minibatches - 1) // minibatches
-    slices = [slice(i, min(B, i + size)) for i in range(0, B, size)]
-    parts: dict[str, list[Tensor]] = {"old": [], "ref": [], "values": [], "entropy": []}
-    # Old and reference log-probs come from the training forward on the update's own minibatches: batch shape alone
-    # moves results by 2e-5, and the ratio of the first minibatch has to be exactly 1.
-    with torch.no_grad(), autocast(precision):
-        for s in slices:
-            tokens, attention = rollout.tokens[s], rollout.attention[s]
-            old, entropy = logprobs_and_entropy(policy, tokens, attention, temperature)
-            ref, _ = logprobs_and_entropy(reference, tokens, attention, temperature)
-            for key, value in (
-                ("old", old),
-                ("ref", ref),
-                ("entropy", entropy),
-                ("values", critic(tokens, attention)[:, :-1].float()),
-            ):
-                parts[key].append(value)
-    old, ref, values, entropy = (torch.cat(parts[k]) for k in ("old", "ref", "values", "entropy"))
+    """The optimiser steps of one rollout, `epochs * minibatches` of them. scores [B]; `done` in [0, 1) drives the
+    schedule. Returns metrics: per-token ones are masked means, `kl` is the mean sum over an episode's tokens."""
     mask = rollout.mask
-    kl = kl_estimate(old, ref, kl_kind) * mask
-    rewards = per_token_rewards(rollout.scores, kl, mask, beta)
-    if whiten_rewards:
+    kl = kl_estimate(judged.old, judged.ref, config.kl_kind) * mask
+    scores = scores - config.missing_eos_penalty * (1 - rollout.ended)
+    rewards = per_token_rewards(scores, kl, mask, beta)
+    if config.whiten_rewards:
         rewards = masked_whiten(rewards, mask, shift_mean=False) * mask
-    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    advantages, returns = gae(rewards, judged.values, mask, config.gamma, config.lam)
     advantages = masked_whiten(advantages, mask) * mask
-    stats: dict[str, list[float]] = {}
-    steps = 0
-    for _ in range(epochs):
-        for s in slices:
-            out = _minibatch(
-                policy,
-                critic,
-                rollout,
-                s,
-                old[s],
-                values[s],
-                advantages[s],
-                returns[s],
-                clip,
-                value_clip,
-                temperature,
-                ptx_coef,
-                ptx_batch,
-                precision,
-            )
-            norm, _ = policy_optim.step(done)
-            value_norm, _ = critic_optim.step(done)
-            steps += 1
-            for key, value in {**out, "grad_norm": norm, "value_grad_norm": value_norm}.items():
-                stats.setdefault(key, []).append(float(value))
+    rows: list[dict[str, float]] = []
+    weights: list[float] = []
+    for _ in range(config.epochs):
+        for s in _slices(rollout, config.minibatches):
+            out = _minibatch(actors, rollout, s, judged, advantages, returns, config, ptx, precision)
+            out["grad_norm"], _ = actors.policy_optim.step(done)
+            out["value_grad_norm"], _ = actors.critic_optim.step(done)
+            rows.append({k: float(v) for k, v in out.items()})
+            weights.append(float(mask[s].sum()))
     lengths = mask.sum(1)
-    return {
-        "kl": float((kl.sum(1)).mean()),
-        "entropy": float(masked_mean(entropy, mask)),
-        "explained_variance": float(explained_variance(values, returns, mask)),
+    total = max(sum(weights), 1.0)
+    facts = {
+        "kl": float(kl.sum(1).mean()),
+        "entropy": float(masked_mean(judged.entropy, mask)),
+        "explained_variance": float(explained_variance(judged.values, returns, mask)),
         "length": float(lengths.mean()),
-        "optimizer_steps": steps,
-        "length_reward_correlation": correlation(lengths.tolist(), rollout.scores.tolist()),
-        "first_ratio_deviation": stats["ratio_max_dev"][0],
-        **{k: sum(v) / len(v) for k, v in stats.items() if k != "ratio_max_dev"},
+        "eos_rate": float(rollout.ended.mean()),
+        "optimizer_steps": len(rows),
+        "length_reward_correlation": correlation(lengths.tolist(), scores.tolist()),
+        "first_ratio_deviation": rows[0]["ratio_max_dev"],
     }
+    if rollout.sampled is not None:
+        facts["sampler_gap"] = float(masked_mean((judged.old - rollout.sampled).abs(), mask))
+    means = {k: sum(r[k] * w for r, w in zip(rows, weights)) / total for k in rows[0] if k != "ratio_max_dev"}
+    return {**facts, **means}
 
 
 def _minibatch(
-    policy: nn.Module,
-    critic: nn.Module,
+    actors: Actors,
     rollout: Rollout,
     s: slice,
-    old: Tensor,
-    values: Tensor,
+    judged: Judged,
     advantages: Tensor,
     returns: Tensor,
-    clip: float,
-    value_clip: float,
-    temperature: float,
-    ptx_coef: float,
-    ptx_batch: Callable[[], dict[str, Tensor]] | None,
+    config: UpdateConfig,
+    ptx: Callable[[], dict[str, Tensor]] | None,
     precision: str,
 ) -> dict[str, Any]:
-    """Gradients of one minibatch: policy, value and gamma * pretraining are summed before ONE step (InstructGPT C.4)."""
+    """Gradients of one minibatch: policy and gamma * pretraining are summed before ONE step (InstructGPT C.4).
+
+    Each backward ends before the next forward: with a shared LoRA trunk the forward switches the adapter.
+    """
     tokens, attention, mask = rollout.tokens[s], rollout.attention[s], rollout.mask[s]
     with autocast(precision):
-        logits = policy(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-        logp = token_logprobs(logits, tokens, temperature)
-        new_values = critic(tokens, attention)[:, :-1].float()
-    pg_loss, metrics = policy_loss(logp, old, advantages, mask, clip)
-    v_loss, v_metrics = value_loss(new_values, values, returns, mask, value_clip)
+        logp = token_logprobs(actors.policy(tokens, attention), tokens, config.temperature)
+    pg_loss, metrics = policy_loss(logp, judged.old[s], advantages[s], mask, config.clip)
     pg_loss.backward()
-    v_loss.backward()
-    out = {
-        "policy_loss": pg_loss.detach(),
-        "value_loss": v_loss.detach(),
-        **{k: metrics[k] for k in ("clip_fraction", "approx_kl", "ratio_max_dev")},
-    }
-    if ptx_coef and ptx_batch is not None:
-        batch = ptx_batch()
+    out = {"policy_loss": pg_loss.detach()}
+    out |= {k: metrics[k] for k in ("clip_fraction", "approx_kl", "ratio_max_dev")}
+    if config.ptx_coef and ptx is not None:
+        batch = ptx()
         with autocast(precision):
-            ptx_logits = policy(input_ids=batch["input_ids"], use_cache=False).logits
-        total, count = cross_entropy_sum(ptx_logits, batch["labels"])
-        (ptx_coef * total / count).backward()
+            logits = actors.policy(batch["input_ids"], torch.ones_like(batch["input_ids"]))
+            total, count = cross_entropy_sum(logits, batch["labels"])
+        (config.ptx_coef * total / count).backward()
         out["ptx_loss"] = (total / count).detach()
-    return out
+    with autocast(precision):
+        values = actors.critic(tokens, attention)[:, :-1].float()
+    v_loss, v_metrics = value_loss(values, judged.values[s], returns[s], mask, config.value_clip)
+    v_loss.backward()
+    return {**out, "value_loss": v_loss.detach(), "value_clip_fraction": v_metrics["value_clip_fraction"]}

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainSerializer
 
 from tutelage.core.errors import RewardError
 
 Reward = Callable[..., list[float]]
+
+
+def spec_of(reward: str | Reward) -> str:
+    """A reward as text for configuration and fingerprint; a live function by its name and a hash of its source."""
+    if isinstance(reward, str):
+        return reward
+    try:
+        source = inspect.getsource(reward)
+    except (OSError, TypeError):
+        source = repr(reward)
+    name = f"{getattr(reward, '__module__', '')}.{getattr(reward, '__qualname__', type(reward).__name__)}"
+    return f"{name}#{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+RewardSpec = Annotated[str | Callable[..., Any], PlainSerializer(spec_of, return_type=str)]
+"""A run directory or file.py:function as text, or a live function."""
 
 
 def load_function(spec: str) -> Reward:

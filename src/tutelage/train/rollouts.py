@@ -1,0 +1,80 @@
+"""Episodes: prompts that fit, sampled by the engine from live weights, collated for the update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.core.errors import DataError
+from tutelage.core.runtime import generator, stream_seed
+from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.text.chat import encode_prompt, turn_end_id
+from tutelage.train.ppo import Rollout, collate
+
+
+@dataclass
+class Episodes:
+    """A rollout with what a reward function wants to read: the rows (prompt and columns) and the answers' texts."""
+
+    rollout: Rollout
+    rows: list[dict[str, Any]]
+    texts: list[str]
+
+
+def encode_prompts(
+    rows: list[dict[str, Any]], tokenizer: Any, limit: int, max_tokens: int, where: str
+) -> list[dict[str, Any]]:
+    """Rows with their prompt's token ids as "ids"; DataError names the first that leaves no room for the answer."""
+    out = []
+    for i, row in enumerate(rows):
+        ids = encode_prompt(tokenizer, as_turns(row["prompt"]))
+        if len(ids) + max_tokens > limit:
+            raise DataError(
+                f"{where}: prompt {i + 1} has {len(ids)} tokens; with max_tokens={max_tokens} it exceeds the model's "
+                f"context of {limit}: shorten the prompt or lower max_tokens"
+            )
+        out.append({**row, "ids": ids})
+    return out
+
+
+def as_turns(prompt: str | list[dict[str, str]]) -> list[dict[str, str]]:
+    """A prompt as messages."""
+    return prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+
+
+def sample_episodes(
+    engine: LocalEngine,
+    rows: list[dict[str, Any]],
+    *,
+    batch_size: int,
+    minibatches: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    step: int,
+) -> Episodes:
+    """One batch of episodes. Prompts and random numbers are functions of (seed, step) alone: nothing else to resume."""
+    tokenizer = engine.tokenizer
+    chosen = torch.randperm(len(rows), generator=generator(seed, "prompts", step))[:batch_size].tolist()
+    while len(chosen) < batch_size:  # fewer prompts than episodes: each is used several times
+        chosen += chosen[: batch_size - len(chosen)]
+    batch = [rows[i] for i in chosen]
+    end = turn_end_id(tokenizer)
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        stop_tokens=(end,),
+        seed=stream_seed(seed, "rollout", step) % 2**31,
+    )
+    completions = engine.rollout([r["ids"] for r in batch], params)
+    # neighbours in length went through the engine together; minibatches take every n-th, so that each is a fair sample
+    order = sorted(range(len(batch)), key=lambda i: (i % minibatches, i))
+    batch, completions = [batch[i] for i in order], [completions[i] for i in order]
+    responses = [list(c.tokens) for c in completions]
+    tokens, attention, mask = collate([r["ids"] for r in batch], responses, tokenizer.pad_token_id)
+    sampled = torch.zeros_like(mask)
+    sampled[mask.bool()] = torch.tensor([x for c in completions for x in c.logprobs])
+    ended = torch.tensor([float(c.finish_reason in ("eos", "stop")) for c in completions])
+    return Episodes(Rollout(tokens, attention, mask, ended, sampled), batch, [c.text.strip() for c in completions])
