@@ -76,16 +76,24 @@ FACTS = {"who": _who, "where": _where, "price": _price, "colour": _colour}
 """Families of facts to look up: (rng, name, thing) -> (fact, question, answer)."""
 
 
-def _facts(rng: random.Random, family: str, n: int) -> list[tuple[str, str, str]]:
-    """`n` facts about different people and things."""
-    return [FACTS[family](rng, name, thing) for name, thing in zip(rng.sample(NAMES, n), rng.sample(THINGS, n))]
+def _facts(rng: random.Random, families: Sequence[str]) -> list[tuple[str, str, str]]:
+    """One fact of each family, about different people and things."""
+    n = len(families)
+    return [FACTS[f](rng, name, thing) for f, name, thing in zip(families, rng.sample(NAMES, n), rng.sample(THINGS, n))]
 
 
 def _look_up(family: str) -> Family:
+    """Two or three facts of different kinds, one of them asked for.
+
+    Of different kinds, because binding (which of three things has which colour) does not come to a model of a million
+    parameters within the minutes of a demo, and reading does: docs/log.md has the measurements.
+    """
+
     def make(rng: random.Random) -> tuple[str, str, str]:
-        facts = _facts(rng, family, rng.choice((2, 3)))
-        _, question, answer = rng.choice(facts)
-        return " ".join(f[0] for f in facts), question, answer
+        others = rng.sample([f for f in FACTS if f != family], rng.choice((1, 2)))
+        asked, *facts = _facts(rng, [family, *others])
+        facts.insert(rng.randint(0, len(facts)), asked)
+        return " ".join(f[0] for f in facts), asked[1], asked[2]
 
     return make
 
@@ -199,15 +207,12 @@ class World:
                 yield self._story(rng, split)
 
     def _recall(self, rng: random.Random, split: str) -> str:
-        """Facts, all told again in another order, then questions: every retelling has to look its end up.
-
-        Many facts at a time, because with two a guess is right half of the time and teaches little.
-        """
+        """Facts, all told again in another order, then asked for: every retelling has to look its end up."""
         families = [f for f in self.families if f in FACTS]
         if not families:
             return self._quiz(rng, split)
-        facts = _facts(rng, rng.choice(families), rng.randint(3, 8))
-        again, asked = rng.sample(facts, len(facts)), rng.sample(facts, 2)
+        facts = _facts(rng, rng.sample(families, min(len(families), rng.randint(2, 4))))
+        again, asked = rng.sample(facts, len(facts)), rng.sample(facts, len(facts))
         return " ".join([*(f[0] for f in facts), *(f[0] for f in again),
                          *(f"question: {question} answer: {answer}." for _, question, answer in asked)])
 

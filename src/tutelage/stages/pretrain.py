@@ -39,7 +39,7 @@ class PretrainConfig(StageConfig):
     """Stop once the probe's accuracy reaches this."""
     eval_every: int = 200
     save_every: int = 500
-    optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02)
+    optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02, weight_decay=0.1)
 
 
 def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
