@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 
 class OptimConfig(BaseModel):
@@ -30,6 +31,78 @@ class OptimConfig(BaseModel):
     """Share of the steps, at the end, over which the rate falls linearly to `final`."""
     final: float = 0.0
     """Last learning rate as a share of the peak."""
+
+
+def orthogonalise(
+    x_NRC: Tensor, coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315), steps: int = 5
+) -> Tensor:
+    """Newton-Schulz on a stack of matrices with R <= C: each is brought near the closest semi-orthogonal matrix.
+
+    Jordan et al. 2024 iterate X <- (a + b G + c G^2) X with G = X X^T. The factors are polynomials of the first G and
+    commute with it, so they are gathered in one small [R, R] matrix and multiplied with X once: for C = 2.75 R this is
+    a third quicker. fp32 on a CPU (bf16 took twice as long on one that has the instruction), bf16 elsewhere.
+    """
+    a, b, c = coefficients
+    x = x_NRC.float() if x_NRC.device.type == "cpu" else x_NRC.bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if x.device.type != "cpu" or x.shape[2] < 1.5 * x.shape[1]:  # in bf16 the gathered form loses too much
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x
+    gram, gathered = x @ x.mT, None
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        gathered = factor if gathered is None else factor @ gathered
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    return x if gathered is None else gathered @ x
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon (same arguments, same state) with matrices of one shape orthogonalised together: on two cores a
+    step for a 0.8M model takes 14 ms instead of 37, half of a whole training step before."""
+
+    stack_limit = 1 << 25
+    """Most numbers in one stack."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+            moved = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            stacks: dict[tuple[int, int], list[int]] = {}
+            for i, p in enumerate(params):
+                stacks.setdefault((min(p.shape), max(p.shape)), []).append(i)
+            for (rows, columns), members in stacks.items():
+                most = max(1, self.stack_limit // (rows * columns))
+                for start in range(0, len(members), most):
+                    part = members[start : start + most]
+                    self._apply(group, [params[i] for i in part], [moved[i] for i in part])
+        return loss
+
+    def _apply(self, group: dict[str, Any], params: list[Tensor], moved: list[Tensor]) -> None:
+        rows, columns = min(params[0].shape), max(params[0].shape)
+        stack = torch.stack([m if m.shape[0] == rows else m.T for m in moved])
+        made = orthogonalise(stack, group["ns_coefficients"], group["ns_steps"])
+        for p, update in zip(params, made):
+            if group["adjust_lr_fn"] == "match_rms_adamw":
+                ratio = 0.2 * math.sqrt(columns)
+            else:
+                ratio = math.sqrt(max(1.0, p.shape[0] / p.shape[1]))
+            p.add_((update if p.shape[0] == rows else update.T).to(p.dtype), alpha=-group["lr"] * ratio)
 
 
 class Optimizers:
@@ -59,9 +132,7 @@ class Optimizers:
             self.optimizers.append(torch.optim.AdamW(adam_groups, betas=config.betas, eps=config.eps, fused=True))
         if muon:
             self.optimizers.append(
-                torch.optim.Muon(
-                    muon, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-                )
+                Muon(muon, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
             )
         self._peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
 
