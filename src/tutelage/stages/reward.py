@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
-from tutelage.core.stats import calibration_error, correlation, kendall_tau, wilson
-from tutelage.model.heads import create_reward_model, logprob_features
+from tutelage.model.adapters import Adapters, LoraSettings, unload
+from tutelage.model.heads import RewardModel, create_reward_model, logprob_features
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.judge import gold
 from tutelage.schoolroom.rows import item_from_row
+from tutelage.train.actors import ADAPTER_FILE
 from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.reward_data import RankingLoader, collate_rankings, encode_ranking, read_rankings
+from tutelage.train.reward_report import reward_report
 
 
 class RewardConfig(StageConfig):
@@ -35,18 +38,22 @@ class RewardConfig(StageConfig):
     save_every: int = 100
     feature_lr: float = 8.0
     """Learning rate of the feature head as a multiple of the rest."""
+    method: Literal["full", "lora"] = "full"
+    """lora: the trunk stays frozen; the adapter is also kept apart, for PPO on one shared trunk."""
+    lora: LoraSettings = LoraSettings(r=8)
     optimizer: OptimConfig = OptimConfig(name="adamw", lr=1.5e-3, eps=1e-5)
 
 
 def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
+    """Train, measure on held-out rankings, shift so that demonstrations score 0, save."""
     sft, tokenizer = load_model(config.model)
     sft.eval()
-    folder = Path(config.data)
-    train_file, held_file = (folder / "rankings.jsonl", folder / "heldout.jsonl") if folder.is_dir() else (folder, None)
-    rows = read_rankings(train_file)
-    held = read_rankings(held_file) if held_file else rows[: max(1, len(rows) // 10)]
-    rows = rows if held_file else rows[len(held) :] or rows
+    rows, held = _data(config)
     model = create_reward_model(sft, tokenizer, seed=config.seed, features=config.features)
+    adapters = None
+    if config.method == "lora":
+        adapters = Adapters(model.trunk, ["reward"], config.lora, config.seed)
+        adapters.use("reward")
 
     def prepare(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not config.features:
@@ -68,75 +75,64 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         save_every=config.save_every,
     )
     model.eval()
-    with torch.inference_mode():
-        scored = [_score(model, row, tokenizer, config.max_length, prepare) for row in held]
-        report = _report(held, scored)
-        model.reward_shift = float(_demonstration_mean(model, held, tokenizer, config, prepare))
-    model.save(run.path / "model", tokenizer)
+    scorer = _Scorer(model, tokenizer, config.max_length, prepare)
+    correct = [
+        [gold(item_from_row(r), t).correct >= 0.5 for t in r["responses"]] if "item" in r else None for r in held
+    ]
+    report = reward_report(held, scorer(held), correct)
+    model.reward_shift = float(_demonstration_mean(scorer, held))
+    _save(model, adapters, run.path / "model", tokenizer)
     return {"loss": last["loss"], **report, "reward_shift": model.reward_shift, "train_prompts": len(rows)}
 
 
-def _score(model: Any, row: dict[str, Any], tokenizer: Any, max_length: int, prepare: Any) -> list[float]:
-    batch = prepare(collate_rankings([encode_ranking(row, tokenizer, max_length)], tokenizer.pad_token_id))
-    return model(batch["input_ids"], batch["attention_mask"], features=batch.get("features")).float().tolist()
+def _data(config: RewardConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out rankings; of a single file every tenth prompt is held out."""
+    folder = Path(config.data)
+    if folder.is_dir():
+        return read_rankings(folder / "rankings.jsonl"), read_rankings(folder / "heldout.jsonl")
+    rows = read_rankings(folder)
+    held = rows[::10]
+    return [row for i, row in enumerate(rows) if i % 10] or rows, held
 
 
-def _demonstration_mean(
-    model: Any, rows: list[dict[str, Any]], tokenizer: Any, config: RewardConfig, prepare: Any
-) -> float:
-    """Mean score of demonstrations, which the shift moves to 0; best-ranked responses stand in where none is given."""
-    total = [
-        max(
-            _score(
-                model,
-                {**row, "responses": [item_from_row(row).good] * 2, "ranking": [[0, 1]]},
-                tokenizer,
-                config.max_length,
-                prepare,
-            )
+class _Scorer:
+    """Scores of all responses of each row, several rows a forward."""
+
+    def __init__(self, model: RewardModel, tokenizer: Any, max_length: int, prepare: Any, rows: int = 16) -> None:
+        self.model, self.tokenizer, self.max_length, self.prepare, self.rows = (
+            model,
+            tokenizer,
+            max_length,
+            prepare,
+            rows,
         )
-        if "item" in row
-        else max(_score(model, row, tokenizer, config.max_length, prepare))
-        for row in rows
-    ]
-    return sum(total) / len(total)
+
+    @torch.no_grad()
+    def __call__(self, rows: list[dict[str, Any]]) -> list[list[float]]:
+        out: list[list[float]] = []
+        for i in range(0, len(rows), self.rows):
+            part = [encode_ranking(row, self.tokenizer, self.max_length) for row in rows[i : i + self.rows]]
+            batch = self.prepare(collate_rankings(part, self.tokenizer.pad_token_id))
+            scores = self.model(batch["input_ids"], batch["attention_mask"], features=batch.get("features")).float()
+            table = scores.view(len(part), -1).tolist()
+            out += [line[: len(row["ids"])] for line, row in zip(table, part)]
+        return out
 
 
-def _report(rows: list[dict[str, Any]], scored: list[list[float]]) -> dict[str, Any]:
-    """Held-out accuracy with interval, Kendall's tau, calibration, length bias, right above wrong by the gold judge."""
-    right = pairs = length_right = 0
-    taus, margins, wins, scores, lengths = [], [], [], [], []
-    gate_right = gate_pairs = 0
-    for row, score in zip(rows, scored):
-        rank = {i: r for r, group in enumerate(row["ranking"]) for i in group}
-        texts = row["responses"]
-        correct = [gold(item_from_row(row), t).correct for t in texts] if "item" in row else None
-        taus.append(kendall_tau(score, [-rank[i] for i in range(len(texts))]))
-        scores += score
-        lengths += [len(t) for t in texts]
-        for i in range(len(texts)):
-            for j in range(i):
-                a, b = (i, j) if rank[i] < rank[j] else (j, i)
-                if rank[i] != rank[j]:
-                    pairs += 1
-                    right += score[a] > score[b]
-                    length_right += len(texts[a]) > len(texts[b])
-                    margins.append(1 / (1 + pow(2.718281828, -abs(score[a] - score[b]))))
-                    wins.append(float(score[a] > score[b]))
-                if correct and (correct[i] >= 0.5) != (correct[j] >= 0.5):
-                    gate_pairs += 1
-                    gate_right += (score[i] > score[j]) == (correct[i] > correct[j])
-    low, high = wilson(right, pairs)
-    out = {
-        "accuracy": right / max(1, pairs),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "pairs": pairs,
-        "kendall_tau": sum(taus) / max(1, len(taus)),
-        "calibration_error": calibration_error(margins, wins),
-        "length_correlation": correlation(scores, lengths),
-        "length_only_accuracy": length_right / max(1, pairs),
-    }
-    if gate_pairs:
-        out |= {"right_over_wrong": gate_right / gate_pairs, "right_over_wrong_pairs": gate_pairs}
-    return out
+def _demonstration_mean(scorer: _Scorer, rows: list[dict[str, Any]]) -> float:
+    """Mean score of demonstrations, which the shift moves to 0 (Stiennon et al. 2020); the embedded world knows them,
+    elsewhere a row's "demonstration" or its best-ranked response stands in."""
+    shown = []
+    for row in rows:
+        text = item_from_row(row).good if "item" in row else row.get("demonstration")
+        text = text if isinstance(text, str) else row["responses"][row["ranking"][0][0]]
+        shown.append({"prompt": row["prompt"], "responses": [text], "ranking": [[0]]})
+    return sum(score[0] for score in scorer(shown)) / len(shown)
+
+
+def _save(model: RewardModel, adapters: Adapters | None, folder: Path, tokenizer: Any) -> None:
+    if adapters is None:
+        model.save(folder, tokenizer)
+        return
+    RewardModel(unload(model.model, "reward"), model.features, model.reward_shift).save(folder, tokenizer)
+    save_file({k: v.contiguous() for k, v in adapters.state("reward").items()}, str(folder / ADAPTER_FILE))
