@@ -1,26 +1,34 @@
 PY := .venv/bin/python
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-real bench lint install
-install: .venv/.installed
+.PHONY: help install demo test test-real soak bench lint
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+install: .venv/.installed   ## a virtual environment in .venv (the other targets do this by themselves)
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: install
+demo: install    ## raw text to chat assistant on the embedded world: table, summary.json, report.html in runs/demo
 	.venv/bin/tutelage run recipes/demo.toml out=runs/demo
 
-test: install
+test: install    ## the tests, in minutes; no data needed
 	$(PY) -m pytest -m "not real and not slow"
 
-test-real: install
+test-real: install   ## the tests on real data and models (TUTELAGE_DATA names their folder)
 	$(PY) -m pytest -m real
 
-lint: install
-	.venv/bin/ruff check src tests
+soak: install    ## hours: 20 kills of the demo, and the real-data chains in full; results in runs/soak
+	$(PY) benchmarks/kill_campaign.py --kills 20 --recipe recipes/demo.toml --out runs/soak/kills
+	$(PY) benchmarks/real_text.py --full
+	$(PY) benchmarks/real_rlhf.py --full
+
+lint: install    ## ruff and mypy
+	.venv/bin/ruff check src tests $(wildcard benchmarks)
 	.venv/bin/mypy
 
-bench: install
+bench: install   ## speed
 	$(PY) benchmarks/speed.py

@@ -1,4 +1,4 @@
-"""The whole chain at smoke scale: every stage runs, a finished run is kept, a changed key re-runs what depends on it."""
+"""The whole chain at smoke scale: every stage runs, a finished run is kept, a changed key re-runs its dependants."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,17 @@ def test_every_stage_ran_and_reported(smoke):
         "rank",
         "reward",
         "ppo",
+        "reward_plain",
+        "ppo_control",
     ]
     assert len(summary["answers"]) == 10 and {"base", "sft", "rlhf", "prompt"} <= set(summary["answers"][0])
-    assert 0 <= summary["results"]["rlhf_gold_sampled"] <= 1
+    results = summary["results"]
+    assert all(
+        0 <= results[f"{m}_{k}"] <= 1 for m in ("sft", "rlhf", "control") for k in ("gold_sampled", "correct_greedy")
+    )
+    assert {"reward_accuracy", "reward_plain_accuracy", "ppo_kl", "ppo_text_loss", "ppo_text_loss_before"} <= set(
+        results
+    )
     assert (smoke / "report.html").stat().st_size > 1000
 
 

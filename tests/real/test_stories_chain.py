@@ -1,7 +1,6 @@
-"""The three steps on a real pretrained model (stories260K) and real stories, thin: SFT, ranking by a rule, reward, PPO."""
+"""The three steps on a real model (stories260K) and real stories, thin: SFT, ranking by a rule, reward, PPO."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,13 @@ pytestmark = pytest.mark.real
 JUDGE = '''
 def score(prompts, completions, **columns):
     """A story that talks and ends: dialogue, a last full stop, no endless repetition."""
-    return [0.5 * ('"' in c) + 0.3 * c.strip().endswith((".", '"', "!")) + 0.2 * len(set(c.split())) / max(1, len(c.split()))
-            for c in completions]
+    return [0.5 * ('"' in c) + 0.3 * c.strip().endswith((".", '"', "!"))
+            + 0.2 * len(set(c.split())) / max(1, len(c.split())) for c in completions]
 '''
 
 
-@pytest.fixture(scope="module")
-def data() -> Path:
-    root = os.environ.get("TUTELAGE_DATA")
-    if not root or not Path(root).is_dir():
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI needs the real data: set TUTELAGE_DATA")
-        pytest.skip("TUTELAGE_DATA is not set")
-    return Path(root)
-
-
-def test_stories260k_goes_through_all_three_steps(data, tmp_path):
-    text = (data / "text/tinystories_tiny/tinystories.txt").read_text(encoding="utf-8")
+def test_stories260k_goes_through_all_three_steps(real_data, tmp_path):
+    text = (real_data / "text/tinystories_tiny/tinystories.txt").read_text(encoding="utf-8")
     stories = [s.strip() for s in text.split("\n\n") if len(s.split()) > 20]
     rows = []
     for story in stories:
@@ -43,7 +32,7 @@ def test_stories260k_goes_through_all_three_steps(data, tmp_path):
     def go(kind, **values):
         return str(launch(kind, {**values, "out": str(tmp_path / kind)})[0])
 
-    sft = go("sft", model=str(data / "weights/stories260K/hf"), data=str(tmp_path / "sft.jsonl"), steps=40,
+    sft = go("sft", model=str(real_data / "weights/stories260K/hf"), data=str(tmp_path / "sft.jsonl"), steps=40,
              batch_size=16, optimizer={"lr": 1e-3}, eval_every=20)
     numbers = read_summary(Path(sft))
     assert numbers["val_loss"] < numbers["val_loss_before"]

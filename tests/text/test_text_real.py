@@ -1,22 +1,10 @@
 """Text on real files: novels in two languages, instruction and preference sets, real tokenizers."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from tutelage.text import chat, corpus, loader, shards, tokenizer
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def data() -> Path:
-    named = os.environ.get("TUTELAGE_DATA")
-    if not named or not Path(named).is_dir():
-        message = "TUTELAGE_DATA does not name the folder of real data"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    return Path(named)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +15,8 @@ def data() -> Path:
         ("text/english_novels_100/Doyle_Hound_1902.txt", "bpe", 0.32),
     ],
 )
-def test_novels_survive_tokenizer_and_shards(data, tmp_path, book, style, most):
-    texts = list(corpus.read_texts(data / book, "paragraph"))
+def test_novels_survive_tokenizer_and_shards(real_data, tmp_path, book, style, most):
+    texts = list(corpus.read_texts(real_data / book, "paragraph"))
     tok = tokenizer.train_tokenizer(texts, 8192 if style == "char" else 4096, style)
     report = tokenizer.fertility(tok, texts)
     assert report["round_trip"] and report["tokens_per_character"] <= most
@@ -49,17 +37,17 @@ def test_novels_survive_tokenizer_and_shards(data, tmp_path, book, style, most):
         "instr/alpaca_seed/seed_tasks.jsonl",
     ],
 )
-def test_instruction_sets_become_supervised_rows(data, name):
-    rows = [chat.as_messages(row) for _, row in corpus.read_rows(data / name)]
+def test_instruction_sets_become_supervised_rows(real_data, name):
+    rows = [chat.as_messages(row) for _, row in corpus.read_rows(real_data / name)]
     tok = tokenizer.train_tokenizer((m["content"] for row in rows[:300] for m in row), 1000)
     for messages, (ids, mask) in zip(rows[:300], chat.encode_chats(tok, rows[:300])):
         said = "".join(m["content"] + chat.TURN_END for m in messages if m["role"] == "assistant")
         assert said and tok.decode([i for i, kept in zip(ids, mask) if kept]) == said
 
 
-def test_human_preference_pairs_are_conversations(data):
+def test_human_preference_pairs_are_conversations(real_data):
     count = 0
-    for _, row in corpus.read_rows(data / "pref" / "hh_rlhf" / "split" / "dev.jsonl"):
+    for _, row in corpus.read_rows(real_data / "pref" / "hh_rlhf" / "split" / "dev.jsonl"):
         for key in ("chosen", "rejected"):
             messages = chat.as_messages(row[key])
             assert messages[0]["role"] == "user" and messages[-1]["role"] == "assistant"
@@ -68,10 +56,10 @@ def test_human_preference_pairs_are_conversations(data):
 
 
 @pytest.mark.parametrize("name", ["stories260K/hf", "zh_poem_0.75M/hf"])
-def test_real_tokenizers_learn_to_chat(data, tmp_path, name):
+def test_real_tokenizers_learn_to_chat(real_data, tmp_path, name):
     from transformers import AutoTokenizer
 
-    tok = AutoTokenizer.from_pretrained(data / "weights" / name)
+    tok = AutoTokenizer.from_pretrained(real_data / "weights" / name)
     before = tokenizer.fingerprint(tok)
     assert chat.ensure_chat(tok) and tokenizer.ensure_pad(tok)
     tok.save_pretrained(tmp_path)

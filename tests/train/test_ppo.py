@@ -85,7 +85,8 @@ def test_lora_policy_moves_and_trunk_does_not(sft: str, tmp_path: Path) -> None:
     items = [item for item, _ in zip(world.items("train"), range(12))]
     rank.write_text(
         "".join(
-            json.dumps({"prompt": i.prompt, "responses": [i.good, "no.", "go away."], "ranking": [[0], [1], [2]]}) + "\n"
+            json.dumps({"prompt": i.prompt, "responses": [i.good, "no.", "go away."], "ranking": [[0], [1], [2]]})
+            + "\n"
             for i in items
         )
     )
@@ -146,7 +147,8 @@ def test_ptx_gradient_is_summed_into_the_same_step(sft: str) -> None:
     head = torch.nn.Linear(1, 1)
     actors = Actors(
         lambda t, a: policy(t, attention_mask=a).logits, lambda t, a: policy(t, attention_mask=a).logits,
-        lambda t, a: head(t[..., None].float() * 0).squeeze(-1), Spy(policy, OptimConfig()), Optimizers(head, OptimConfig()),
+        lambda t, a: head(t[..., None].float() * 0).squeeze(-1), Spy(policy, OptimConfig()),
+        Optimizers(head, OptimConfig()),
     )  # fmt: skip
     zero = torch.zeros(3, 11)
     judged = Judged(zero.clone(), zero.clone(), zero.clone(), zero.clone())
