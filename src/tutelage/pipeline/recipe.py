@@ -57,7 +57,7 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     if compare:
         models = {label: stages[stage] for label, stage in compare.get("models", {}).items()}
         rows = answers(models, compare["data"])
-        results = measure(models, compare["data"], compare.get("prompts", 256))
+        results = {**_stage_results(table), **measure(models, compare["data"], compare.get("prompts", 256))}
     summary = _save(out, table, results, rows)
     write_report(out)
     console.print(stage_table(summary))
@@ -65,6 +65,22 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         console.print(f"  {key:32} {value:.3f}")
     console.print(f"wrote {out / 'summary.json'} and {out / 'report.html'}")
     return out
+
+
+RESULTS = {
+    "reward": ("accuracy", "right_over_wrong", "kendall_tau", "length_only_accuracy"),
+    "ppo": ("kl", "last_mean5", "best_mean5", "text_loss_before", "text_loss", "gate_passed"),
+}
+"""What the summary repeats of each stage, so that one page answers whether the chain worked."""
+
+
+def _stage_results(table: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        f"{s['name']}_{key}": float(s["metrics"][key])
+        for s in table
+        for key in RESULTS.get(s["kind"], ())
+        if key in s["metrics"]
+    }
 
 
 def _resolve(value: Any, stages: Mapping[str, Path], where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,9 @@ class PpoConfig(StageConfig, UpdateConfig):
     method: Literal["full", "lora"] = "full"
     """lora: policy, reference, critic and (if it was trained so) reward are adapters on one frozen trunk."""
     lora: LoraSettings = LoraSettings(r=8)
+    gate: float | None = 0.8
+    """Share of right-wrong pairs that the reward model should order rightly (its summary's right_over_wrong). Below it
+    PPO tends to raise the reward and not the quality: it is said aloud, and gate_passed is false in the summary."""
     precision: str = "auto"
     save_every: int = 10
     sample_every: int = 10
@@ -64,7 +68,7 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
     policy, tokenizer = load_model(config.model)
     held = Path(config.ptx_data) / "validation" if config.ptx_data else None
     shards = TokenShards(held, tokenizer) if held else None
-    facts: dict[str, Any] = {}
+    facts = _gate(config)
     if shards:
         facts["text_loss_before"] = text_loss(policy, shards, config.ptx_block)
     common = (policy, tokenizer, config.reward, config.optimizer, config.temperature, config.seed)
@@ -125,6 +129,20 @@ def _update(
         return row
 
     return one
+
+
+def _gate(config: PpoConfig) -> dict[str, Any]:
+    """Whether the reward model tells right from wrong well enough, where its run directory says how well it does."""
+    file = Path(config.reward) / "summary.json" if isinstance(config.reward, str) else None
+    found = json.loads(file.read_text(encoding="utf-8")).get("right_over_wrong") if file and file.is_file() else None
+    if found is None or config.gate is None:
+        return {}
+    if found < config.gate:
+        console.print(
+            f"[bold red]gate:[/] {config.reward} puts right above wrong in {found:.2f} of the pairs, below "
+            f"{config.gate}: expect over-optimisation"
+        )
+    return {"gate_passed": found >= config.gate}
 
 
 def _gold(config: PpoConfig, episodes: Episodes) -> dict[str, float]:
