@@ -1,9 +1,13 @@
 """The loop: accumulation equals one large batch, resume is bit-equal, damaged checkpoints are passed over."""
 
+import json
+
+import pytest
 import torch
 from torch import nn
 
-from tutelage.core.rundir import RunDir
+from tutelage.core.errors import RunError
+from tutelage.core.rundir import RunDir, read_manifest
 from tutelage.train.checkpoint import load_latest, save_checkpoint
 from tutelage.train.loop import train
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -103,3 +107,35 @@ def test_damaged_checkpoint_is_passed_over(tmp_path):
     assert (
         step == 1 and state["a"].tolist() == [1, 1] and state["b"][1]["c"].tolist() == [0] and state["d"] == {3: None}
     )
+
+
+def test_samples_and_evaluation_come_together_and_are_not_doubled_by_a_resume(tmp_path):
+    seen = []
+
+    def sample():
+        return [{"prompt": "p", "response": "r"}]
+
+    kw = {"eval_every": 5, "log_every": 5, "sample": sample, "evaluate": lambda: seen.append(1) or {"val_loss": 1.0}}
+    go(tmp_path / "r", 20, stop_at=14, **kw)
+    go(tmp_path / "r", 20, **kw)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "r/samples.jsonl").read_text().splitlines()]
+    assert steps == [5, 10, 15, 20]
+    rows = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_loss" in row] == [5, 10, 15, 20]
+    assert read_manifest(tmp_path / "r")["dtype"] == "fp32"
+
+
+def test_gradients_that_stay_nan_end_the_run_with_its_name_and_the_last_checkpoint_good(tmp_path):
+    def broken(model, batch):
+        loss, metrics = objective(model, batch)
+        return loss * (float("nan") if batch["x"].shape[0] and source.cursor > 6 else 1), metrics
+
+    model, optimizers = make("adamw")
+    source = Numbers()
+    run = RunDir(tmp_path / "r", "test", {})
+    run.open()
+    with pytest.raises(RunError, match="gradients were not finite for 5 steps .step 11.; lower the learning rate"):
+        train(model, broken, source, optimizers, run, steps=20, precision="fp32", save_every=2)
+    run.close()
+    step, state = load_latest(tmp_path / "r/checkpoints")
+    assert step == 10 and all(torch.isfinite(t).all() for t in state["model"].values())

@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,12 +18,14 @@ from tutelage.core.errors import ConfigError
 class StageConfig(BaseModel):
     """Base of every stage's configuration: frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
     out: str | None = None
     """Run directory to write."""
     seed: int = 0
     """Every random stream of the stage derives from this one number."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A broken row of a data file stops the stage, or is left out and listed in the manifest."""
 
 
 C = TypeVar("C", bound=BaseModel)

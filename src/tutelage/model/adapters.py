@@ -21,7 +21,7 @@ from tutelage.core.errors import DataError
 class LoraSettings(BaseModel):
     """Shape of the adapters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     r: int = Field(8, ge=1)
     """Rank."""

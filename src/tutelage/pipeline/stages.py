@@ -22,7 +22,8 @@ STAGES = {
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
 }
-INPUTS = ("tokenizer", "data", "model", "reward", "ptx_data")
+INPUTS = ("tokenizer", "data", "model", "reward", "judge", "ptx_data")
+NO_FILES = ("preset:", "schoolroom:")
 
 
 def config_class(kind: str) -> type[StageConfig]:
@@ -45,19 +46,35 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
     """As `run`; also says whether the stage was run now (False: it was already finished)."""
     config = build(config_class(kind), values, where=kind)
     out = Path(config.out or f"runs/{kind}")
-    given = [getattr(config, name, None) for name in INPUTS]
-    parents = [p for p in given if isinstance(p, str) and not p.startswith(("preset:", "schoolroom:"))]
-    directory = RunDir(out, kind, config.model_dump(mode="json"), parents)
+    directory = RunDir(out, kind, config.model_dump(mode="json"), _parents(config))
     if directory.open(restart=restart) == "finished":
         directory.close()
         return out, False
-    set_threads()
     try:
+        threads = set_threads()
+        directory.note(device="cpu", threads=threads)
         stage = importlib.import_module(f"tutelage.stages.{kind}")
         directory.finish(stage.run(config, directory))
+    except KeyboardInterrupt as error:
+        directory.fail(error, "stopped")
+        raise
+    except Exception as error:
+        directory.fail(error, "stopped" if type(error).__name__ == "Interrupted" else "failed")
+        raise
     finally:
         directory.close()
     return out, True
+
+
+def _parents(config: StageConfig) -> list[str]:
+    """The inputs whose contents are part of what the run is: run directories, data, and files of functions."""
+    out = []
+    for name in INPUTS:
+        given = getattr(config, name, None)
+        if isinstance(given, str) and not given.startswith(NO_FILES):
+            file = given.rpartition(":")[0]
+            out.append(file if file.endswith(".py") else given)
+    return [p for p in out if Path(p).exists() or "/" in p]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
+from tutelage.text.chat import as_messages
 from tutelage.train.rewards import call_reward, load_function
 from tutelage.train.sources import is_world, prompts
 
@@ -43,14 +44,15 @@ def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
     judge = _judge(config)
     out: dict[str, Any] = {}
     for name, split, n in (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out)):
-        rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31)
+        rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31, run.bad_rows)
         params = SamplingParams(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             n=config.responses,
             seed=stream_seed(config.seed, "rank sampling", name) % 2**31,
         )
-        outputs = engine.generate([[{"role": "user", "content": r["prompt"]}] for r in rows], params)
+        asked = [as_messages({"prompt": r["prompt"]}) for r in rows]
+        outputs = engine.generate(asked, params)
         ranked = []
         for i, (row, output) in enumerate(zip(rows, outputs)):
             texts = list(dict.fromkeys(c.text for c in output.completions))  # equal answers say nothing about order

@@ -77,9 +77,11 @@ def train(
     save_every: int = 0,
     log_every: int = 10,
     stop_when: Callable[[dict], bool] | None = None,
+    sample: Callable[[], list[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Train for `steps` optimiser steps, resuming from the newest checkpoint of `run`.
 
+    `evaluate` gives metrics and `sample` rows for samples.jsonl, both every `eval_every` steps and at the end.
     Returns the last metrics. Raises Interrupted after saving on Ctrl-C, and RunError when gradients stay non-finite.
     """
     folder = run.path / "checkpoints"
@@ -96,6 +98,7 @@ def train(
         if last.get("stopped"):
             return last
     run.truncate_metrics(start)
+    run.note(dtype=precision)
     model.train()
     began, tokens = time.perf_counter() - seconds, 0
 
@@ -136,11 +139,8 @@ def train(
                     "seconds": round(now - began, 2),
                 }
                 tokens, mark = 0, now
-                if evaluate and (done or (eval_every and step % eval_every == 0)):
-                    model.eval()
-                    with torch.inference_mode():
-                        row.update(evaluate())
-                    model.train()
+                if done or (eval_every and step % eval_every == 0):
+                    row.update(_look(model, run, step, evaluate, sample))
                     mark = time.perf_counter()
                 last = row
                 run.log(row)
@@ -152,9 +152,25 @@ def train(
             if stop.set or (save_every and step % save_every == 0) or done:
                 save(step)
                 if stop.set and not done:
-                    run.close()
                     raise Interrupted(f"{run.path}: stopped at step {step} and saved; the same command resumes")
     return last
+
+
+def _look(
+    model: nn.Module,
+    run: RunDir,
+    step: int,
+    evaluate: Callable[[], dict[str, Any]] | None,
+    sample: Callable[[], list[dict[str, Any]]] | None,
+) -> dict[str, Any]:
+    """Evaluate and write samples, the model in evaluation mode meanwhile; returns the metrics."""
+    model.eval()
+    with torch.inference_mode():
+        metrics = evaluate() if evaluate else {}
+        if sample:
+            run.sample([{"step": step, **row} for row in sample()])
+    model.train()
+    return metrics
 
 
 def _step(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class OptimConfig(BaseModel):
     """How parameters move."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3

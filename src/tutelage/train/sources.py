@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from tutelage.core.errors import DataError
+from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.records import BadRows, PromptRow, validate_rows
 from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import prompt_rows, sft_rows
+from tutelage.text.chat import as_messages
 from tutelage.text.corpus import read_rows, read_texts
+
+Row = dict[str, Any]
+TENTH = 10
+"""One prompt in this many is held out."""
 
 
 def is_world(data: str) -> bool:
+    """Whether `data` names the embedded world."""
     return data.startswith("schoolroom:")
 
 
@@ -21,34 +30,108 @@ def world(data: str, seed: int = 0) -> World:
     return World(seed=seed, families=data.split(":", 1)[1])
 
 
-def texts(data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0) -> Iterator[str]:
-    """At most `limit` documents of `data`."""
+def texts(
+    data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0, bad: BadRows | None = None
+) -> Iterator[str]:
+    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them."""
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
-    else:
-        # A novel is one file: its paragraphs are the units that the held-out rule divides.
-        yield from islice(read_texts(data, document="paragraph"), limit)
+        return
+    bad = bad or BadRows()
+    # A novel is one file: its paragraphs are the units that the held-out rule divides.
+    faults: list[str] = []
+    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults)
+    yield from islice(_reporting(found, faults, bad), limit)
 
 
-def conversations(data: str, split: str, limit: int, seed: int) -> list[dict[str, Any]]:
-    """Rows for SFT."""
+def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
+    """At most `limit` rows for SFT, each with an assistant's answer.
+
+    `split`: "train", "heldout", or "all". Of files the split goes by the conversation's first user message, so that the
+    same question never stands on both sides. Raises DataError naming file and line, or saying that nothing is left.
+    """
     if is_world(data):
         return list(sft_rows(world(data), limit, split, seed))
-    return nonempty([row for _, row in islice(read_rows(data), limit)], data)
+    bad = bad or BadRows()
+    rows = []
+    for where, row in islice(_rows(data, bad), _enough(limit)):
+        try:
+            messages = as_messages(row)
+            if not any(m["role"] == "assistant" for m in messages):
+                raise DataError("no assistant message; expected at least one answer to learn")
+        except DataError as error:
+            bad(f"{where}: {error}")
+            continue
+        rows.append(row)
+    return nonempty(_split(rows, split, _question)[:limit], data)
 
 
-def prompts(data: str, split: str, limit: int, seed: int) -> list[dict[str, Any]]:
-    """Rows with "prompt" and the columns that reach the reward."""
+def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
+    """At most `limit` rows with "prompt" and the columns that reach the reward.
+
+    `split`: "train", "heldout", or "all". A tenth of a file's prompts is held out by a hash of the prompt: equal
+    prompts stay on one side, whatever the order of the file. Raises DataError naming file and line.
+    """
     if is_world(data):
         return list(prompt_rows(world(data), limit, split, seed))
-    rows = [row for _, row in islice(read_rows(data), limit)]
-    for i, row in enumerate(rows):
-        if "prompt" not in row:
-            raise DataError(f"{data}: row {i + 1} has no 'prompt'; expected {{\"prompt\": ...}}")
-    return nonempty(rows, data)
+    bad = bad or BadRows()
+    rows = [row for _, row in islice(validate_rows(_rows(data, bad), PromptRow, bad), _enough(limit))]
+    nonempty(rows, data)
+    found = _split(rows, split, lambda row: row["prompt"])[:limit]
+    if not found:
+        raise DataError(f"{data}: one prompt alone; a held-out prompt needs at least 2 different ones")
+    return found
 
 
-def nonempty(rows: list[dict[str, Any]], data: str) -> list[dict[str, Any]]:
+def nonempty(rows: list[Row], data: str) -> list[Row]:
+    """The rows, or DataError when there are none."""
     if not rows:
         raise DataError(f"{data}: no rows; expected at least one")
     return rows
+
+
+def _enough(limit: int) -> int:
+    """Rows to read for `limit` of either split; a small file is read whole, so both splits see the same prompts."""
+    return 2 * TENTH * limit + 10_000
+
+
+def _policy(bad: BadRows) -> Any:
+    return bad.policy
+
+
+def _rows(data: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    faults: list[str] = []
+    yield from _reporting(read_rows(data, _policy(bad), faults), faults, bad)
+
+
+def _reporting(items: Iterator[Any], faults: list[str], bad: BadRows) -> Iterator[Any]:
+    """Pass the items on; the faults that their reader collected meanwhile go to `bad`."""
+    for item in items:
+        while faults:
+            bad(faults.pop(0))
+        yield item
+    while faults:
+        bad(faults.pop(0))
+
+
+def _question(row: Row) -> Any:
+    messages = as_messages(row)
+    return next((m["content"] for m in messages if m["role"] == "user"), messages[0]["content"])
+
+
+def _hash(key: Any) -> int:
+    text = key if isinstance(key, str) else json.dumps(key, sort_keys=True, ensure_ascii=False)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _split(rows: list[Row], split: str, key: Callable[[Row], Any]) -> list[Row]:
+    """The rows of one split. Where no hash says "held out" (a small file), the smallest hash of several does."""
+    if split == "all":
+        return rows
+    if split not in ("train", "heldout"):
+        raise ConfigError(f"split={split!r}: expected train, heldout or all")
+    hashes = [_hash(key(row)) for row in rows]
+    held = {h for h in hashes if h % TENTH == 0}
+    if len(held) == len(set(hashes)) or not held:  # all or none: divide at one prompt, if there are several
+        held = {min(hashes)} if len(set(hashes)) > 1 else set()
+    return [row for row, h in zip(rows, hashes) if (h in held) == (split == "heldout")]

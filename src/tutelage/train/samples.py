@@ -1,0 +1,31 @@
+"""Continuations of the same few prompts, written beside the metrics: progress that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.text.chat import turn_end_id
+
+Prompt = str | list[dict[str, str]]
+
+
+def sampler(
+    engine: LocalEngine, prompts: Sequence[Prompt], max_tokens: int = 32, temperature: float = 0.0, seed: int = 0
+) -> Callable[[], list[dict[str, Any]]]:
+    """A callable for the loop's `sample`: rows {"prompt", "response"} of the engine's live weights, the same draws
+    at every call. A prompt is a text to continue, or messages to answer (which end at the turn's end)."""
+
+    def sample() -> list[dict[str, Any]]:
+        params = [
+            SamplingParams(
+                max_tokens=max_tokens, temperature=temperature, seed=seed,
+                stop_tokens=() if isinstance(prompt, str) else (turn_end_id(engine.tokenizer),),
+            )
+            for prompt in prompts
+        ]  # fmt: skip
+        outputs = engine.generate(list(prompts), params)
+        return [{"prompt": p, "response": o.error or o.text} for p, o in zip(prompts, outputs)]
+
+    return sample
