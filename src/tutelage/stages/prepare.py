@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from transformers import AutoTokenizer
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.text.shards import write_shards
+from tutelage.text.split import divide
 from tutelage.text.tokenizer import encode_documents
 from tutelage.train.sources import is_world, texts
 
@@ -21,7 +25,7 @@ class PrepareConfig(StageConfig):
     documents: int = 100_000
     """At most this many documents (the embedded world is endless)."""
     validation: int = 400
-    """Documents for validation: from the held-out world, or every n-th document of a file."""
+    """Documents for validation from the held-out world. Of files, every 20th chapter-long stretch is held out."""
     curriculum: float = 0.5
     """Share of the documents after which the world's curriculum has fully eased."""
 
@@ -38,11 +42,20 @@ def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
 
         train, held = curriculum(), texts(config.data, "heldout", config.validation)
     else:
-        every = 20
-        train = (t for i, t in enumerate(texts(config.data, "train", config.documents)) if i % every)
-        held = (t for i, t in enumerate(texts(config.data, "train", config.documents)) if i % every == 0)
+        read = partial(texts, config.data, "all", sys.maxsize)
+        train, held = islice(divide(read(), "train"), config.documents), divide(read(), "heldout")
     out: dict[str, Any] = {}
     for name, documents in (("train", train), ("validation", held)):
-        info = write_shards(run.path / name, encode_documents(tokenizer, documents), tokenizer)
+        sizes: list[int] = []
+        info = write_shards(run.path / name, encode_documents(tokenizer, _measured(documents, sizes)), tokenizer)
         out[f"{name}_tokens"] = info.tokens
+        out[f"{name}_documents"] = info.documents
+        out[f"{name}_bytes"] = sum(sizes)
     return out
+
+
+def _measured(documents: Iterable[str], sizes: list[int]) -> Iterator[str]:
+    """Pass the documents on and note their UTF-8 bytes: what bits per byte are counted against."""
+    for text in documents:
+        sizes.append(len(text.encode("utf-8")))
+        yield text
