@@ -10,7 +10,7 @@ from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.judge import gold
 from tutelage.schoolroom.rows import item_from_row
-from tutelage.text.chat import encode_prompt, turn_end_id
+from tutelage.text.chat import as_messages, encode_prompt, turn_end_id
 from tutelage.train.sources import prompts
 
 FRESH = 90_001
@@ -21,7 +21,8 @@ def _ask(path: Path, rows: list[dict[str, Any]], chat: bool, temperature: float)
     model, tokenizer = load_model(path)
     engine = LocalEngine(model, tokenizer)
     stop = (turn_end_id(tokenizer),) if chat else ()
-    ids = [encode_prompt(tokenizer, [{"role": "user", "content": r["prompt"]}] if chat else r["prompt"]) for r in rows]
+    asked = [as_messages({"prompt": r["prompt"]}) for r in rows]  # a prompt is a string or a dialogue
+    ids = [encode_prompt(tokenizer, turns if chat else " ".join(m["content"] for m in turns)) for turns in asked]
     params = SamplingParams(max_tokens=24, temperature=temperature, stop_tokens=stop, seed=1)
     return [c.text.strip() for c in engine.rollout(ids, params)]
 
