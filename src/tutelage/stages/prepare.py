@@ -42,7 +42,7 @@ def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
 
         train, held = curriculum(), texts(config.data, "heldout", config.validation)
     else:
-        read = partial(texts, config.data, "all", sys.maxsize)
+        read = partial(texts, config.data, "all", sys.maxsize, bad=run.bad_rows)
         train, held = islice(divide(read(), "train"), config.documents), divide(read(), "heldout")
     out: dict[str, Any] = {}
     for name, documents in (("train", train), ("validation", held)):

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from tutelage.core.config import StageConfig
 from tutelage.core.errors import DataError
+from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
-from tutelage.loss.lm import cross_entropy_sum
+from tutelage.loss.lm import token_logprobs
 from tutelage.model.hub import add_lora, load_model, resize_for, save_model
-from tutelage.text.chat import as_messages, encode_chat, ensure_chat
+from tutelage.text.chat import as_messages, encode_chats, ensure_chat, turn_end_id
+from tutelage.text.corpus import corpus_files
 from tutelage.text.loader import RowLoader
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
-from tutelage.train.sources import conversations
+from tutelage.train.sources import conversations, is_world
 
 
 class SftConfig(StageConfig):
     model: str
     data: str = "schoolroom:demo"
+    held_out: str | list[str] | None = None
+    """What the loss is measured on: another file or folder, or patterns of file names inside `data` (["trec_*"]: whole
+    tasks that training never sees). Without it, a tenth of the questions, chosen by a hash of the question."""
+    held_rows: int = 500
+    """At most this many held-out rows, spread evenly over them all."""
     rows: int = 20_000
+    """At most this many rows; where `held_out` is a list of patterns, an equal share of each file."""
     steps: int = 180
     batch_size: int = 128
     max_length: int = 256
@@ -33,14 +47,86 @@ class SftConfig(StageConfig):
     optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=3e-3)
 
 
-def encode_rows(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[dict[str, list[int]]]:
-    """Rows to token ids and labels; rows without an assistant token are left out."""
+Rows = list[dict[str, Any]]
+Encoded = list[dict[str, list[int]]]
+
+
+def encode_rows(rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
+    """Rows to token ids and labels; rows without an assistant token within `max_length` are left out."""
     out = []
-    for row in rows:
-        ids, mask = encode_chat(tokenizer, as_messages(row), max_length)
-        if any(mask):
-            out.append({"input_ids": ids, "labels": [t if m else -100 for t, m in zip(ids, mask)]})
+    for start in range(0, len(rows), 1024):
+        chats = [as_messages(row) for row in rows[start : start + 1024]]
+        for ids, mask in encode_chats(tokenizer, chats, max_length):
+            if any(mask):
+                out.append({"input_ids": ids, "labels": [t if m else -100 for t, m in zip(ids, mask)]})
     return out
+
+
+def divided(config: SftConfig, bad: BadRows) -> tuple[Rows, Rows]:
+    """(training rows, held-out rows): no question of one is in the other."""
+    if is_world(config.data):
+        held = conversations(config.data, "heldout", config.held_rows, config.seed + 1)
+        return conversations(config.data, "train", config.rows, config.seed), held
+    if isinstance(config.held_out, str):
+        rows = conversations(config.data, "all", config.rows, config.seed, bad)
+        held = conversations(config.held_out, "all", config.rows, config.seed, bad)
+    elif config.held_out:
+        files = corpus_files(config.data)
+        apart = [f for f in files if any(fnmatch(f.name, pattern) for pattern in config.held_out)]
+        if not apart or len(apart) == len(files):
+            found = "all" if apart else "none"
+            raise DataError(f"{config.data}: held_out={config.held_out} matches {found} of its {len(files)} files")
+        rest = [f for f in files if f not in apart]
+        rows = _share(rest, config.rows, config.seed, bad)
+        held = _share(apart, config.held_rows, config.seed, bad)
+    else:
+        rows = conversations(config.data, "train", config.rows, config.seed, bad)
+        held = conversations(config.data, "heldout", config.rows, config.seed, bad)
+    asked = {_question(row) for row in held}
+    rows = [row for row in rows if _question(row) not in asked]
+    return rows, held[:: -(-len(held) // config.held_rows)]
+
+
+def _share(files: list[Path], limit: int, seed: int, bad: BadRows) -> Rows:
+    """An equal share of each file."""
+    each = -(-limit // len(files))
+    return [row for file in files for row in conversations(str(file), "all", each, seed, bad)][:limit]
+
+
+def _question(row: dict[str, Any]) -> str:
+    return "\0".join(m["content"] for m in as_messages(row) if m["role"] != "assistant")
+
+
+def unigram_loss(train: Encoded, held: Encoded, vocab: int) -> float:
+    """Nats per held-out answer token of a model that knows only how often each token stands in training answers."""
+    counts = np.ones(vocab)
+    for row in train:
+        np.add.at(counts, [t for t in row["labels"] if t != -100], 1)
+    nats = -np.log(counts / counts.sum())
+    answers = [t for row in held for t in row["labels"] if t != -100]
+    return float(nats[answers].mean())
+
+
+@torch.no_grad()
+def answer_loss(model: nn.Module, rows: Encoded, pad_id: int, end_id: int) -> dict[str, Any]:
+    """Nats per answer token: "val_loss" with each answer's end token, "val_content_loss" without it.
+
+    A base model has never seen the end token, so the first alone would flatter what fine-tuning gives.
+    """
+    training = model.training
+    model.eval()
+    sums = {"val_loss": 0.0, "val_content_loss": 0.0}
+    counts = dict.fromkeys(sums, 0)
+    for batch in RowLoader(rows, batch_size=64, pad_id=pad_id, epochs=1, shuffle=False):
+        ids = batch["input_ids"]
+        logits = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False).logits
+        nats = -token_logprobs(logits, ids)
+        said = batch["labels"][:, 1:] != -100
+        for key, mask in (("val_loss", said), ("val_content_loss", said & (ids[:, 1:] != end_id))):
+            sums[key] += float(nats[mask].sum())
+            counts[key] += int(mask.sum())
+    model.train(training)
+    return {key: sums[key] / max(1, counts[key]) for key in sums}
 
 
 def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
@@ -50,30 +136,17 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
     resize_for(model, tokenizer)
     if config.method == "lora":
         model = add_lora(model)
-    rows = encode_rows(conversations(config.data, "train", config.rows, config.seed), tokenizer, config.max_length)
-    if not rows:
-        raise DataError(f"{config.data}: no row has an assistant turn within max_length={config.max_length}")
-    from_world = config.data.startswith("schoolroom:")
-    split = max(1, len(rows) // 20)
-    held = (
-        encode_rows(conversations(config.data, "heldout", 500, config.seed + 1), tokenizer, config.max_length)
-        if from_world
-        else rows[:split]
-    )
-    rows = rows if from_world else rows[split:]
+    train_rows, held_rows = divided(config, run.bad_rows)
+    rows, held = (encode_rows(part, tokenizer, config.max_length) for part in (train_rows, held_rows))
+    for name, part in (("training", rows), ("held-out", held)):
+        if not part:
+            raise DataError(f"{config.data}: no {name} row has an answer within max_length={config.max_length}")
     loader = RowLoader(rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id)
 
     def evaluate() -> dict[str, Any]:
-        total, count = 0.0, 0
-        for batch in RowLoader(held, batch_size=64, pad_id=tokenizer.pad_token_id, epochs=1, shuffle=False):
-            s, n = cross_entropy_sum(
-                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits,
-                batch["labels"],
-            )
-            total, count = total + float(s.detach()), count + int(n)
-        return {"val_loss": total / max(1, count)}
+        return answer_loss(model, held, tokenizer.pad_token_id, turn_end_id(tokenizer))
 
-    before = evaluate()["val_loss"]
+    before = evaluate()
     last = train(
         model,
         causal,
@@ -89,4 +162,11 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
     if config.method == "lora":
         model = model.merge_and_unload()  # type: ignore[operator]
     save_model(model, tokenizer, run.path / "model")
-    return {"val_loss_before": before, **{k: last[k] for k in ("loss", "val_loss") if k in last}}
+    return {
+        "rows": len(rows),
+        "rows_too_long": len(train_rows) - len(rows),
+        "held_rows": len(held),
+        "val_loss_unigram": unigram_loss(rows, held, len(tokenizer)),
+        **{f"{key}_before": value for key, value in before.items()},
+        **{k: last[k] for k in ("loss", "val_loss", "val_content_loss") if k in last},
+    }

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from tutelage.core.config import StageConfig
+from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
 from tutelage.text.split import divide
 from tutelage.text.tokenizer import fertility, train_tokenizer
@@ -22,17 +23,17 @@ class TokenizerConfig(StageConfig):
 
 
 def run(config: TokenizerConfig, run: RunDir) -> dict[str, Any]:
-    sample = list(islice(_documents(config.data, "train"), config.documents))
+    sample = list(islice(_documents(config.data, "train", run.bad_rows), config.documents))
     if is_world(config.data):  # answers carry words (please, sorry) that documents may lack
         rows = conversations(config.data, "train", config.documents, config.seed)
         sample += [m["content"] for row in rows for m in row["messages"]]
     tokenizer = train_tokenizer(sample, config.vocab_size, style=config.style)
     tokenizer.save_pretrained(run.path / "tokenizer")
-    held = list(islice(_documents(config.data, "heldout"), 200))
+    held = list(islice(_documents(config.data, "heldout", run.bad_rows), 200))
     return {"vocab_size": len(tokenizer), **fertility(tokenizer, held)}
 
 
-def _documents(data: str, part: Literal["train", "heldout"]) -> Iterator[str]:
+def _documents(data: str, part: Literal["train", "heldout"], bad: BadRows) -> Iterator[str]:
     """Documents of one part: a vocabulary fitted to held-out text would flatter every measurement on it."""
-    found = texts(data, part, sys.maxsize)
+    found = texts(data, part, sys.maxsize, bad=bad)
     return found if is_world(data) else divide(found, part)
