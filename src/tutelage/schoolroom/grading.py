@@ -67,14 +67,24 @@ def _says(item: Item, words: list[str]) -> bool:
 
 
 def _last_number(item: Item, text: str, length: int) -> tuple[bool, bool]:
-    """(right, every stated step true). Numbers that are neither given nor worked out are guesses: not right."""
+    """(right, every stated step true).
+
+    The last number decides, unless others were tried before it: numbers that are neither given nor worked out, a step
+    said twice, or a number after the last step that no "answer is" introduces make the response a guess.
+    """
     numbers = re.findall(r"-?\d+", text)
     steps = STEP.findall(text)
     true = all(_result(int(a), op, int(b)) == int(c) for a, op, b, c in steps)
     given = {*re.findall(r"\d+", item.prompt_text), item.answer, *(n for s in steps for n in (s[0], s[2], s[3]))}
-    concise = length <= 2 * len(words_of(item.good)) + 8 and len(numbers) <= 2 * len(re.findall(r"\d+", item.good)) + 2
-    right = bool(numbers) and numbers[-1] == item.answer and set(numbers) <= given and concise
+    concluded = not steps or bool(re.search(r"\b(answer is|left is|so) -?\d+\W*$", text)) or _ends_with_step(text)
+    concise = length <= 1.5 * len(words_of(item.good)) + 2 * EXTRA and len(set(steps)) == len(steps)
+    right = bool(numbers) and numbers[-1] == item.answer and set(numbers) <= given and concise and concluded
     return right and _only_arithmetic(item, text), true
+
+
+def _ends_with_step(text: str) -> bool:
+    """Whether no number follows the last step."""
+    return not re.search(r"\d", text[[m.end() for m in STEP.finditer(text)][-1] :])
 
 
 def _only_arithmetic(item: Item, text: str) -> bool:
