@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +63,23 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"{word!r}: {parent!r} was already given a plain value")
         node[last] = value
     return out
+
+
+def expand(value: Any, where: str = "configuration") -> Any:
+    """`value` with ${NAME} in its strings, however deep, replaced by the environment's NAME; ConfigError if unset."""
+    if isinstance(value, Mapping):
+        return {key: expand(inner, f"{where}: {key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [expand(inner, where) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def found(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ConfigError(f"{where}: {value!r} needs the environment variable {match[1]}; set it or give the key")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", found, value)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tutelage.core.config import merge, read_toml
+from tutelage.core.config import expand, merge, read_toml
 from tutelage.core.errors import ConfigError
 from tutelage.core.rundir import write_atomic
 from tutelage.pipeline.compare import answers, measure
@@ -25,7 +25,7 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
     A changed key re-runs the stages that depend on it: a stage's fingerprint contains its parents' fingerprints.
     """
-    recipe = merge(read_toml(path), overrides or {})
+    recipe = expand(merge(read_toml(path), overrides or {}), str(path))
     out = Path(recipe.pop("out", None) or f"runs/{Path(path).stem}")
     shared = {"seed": recipe.pop("seed", 0)}
     compare = recipe.pop("compare", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.model.hub import create_model, load_model, parameter_count, save_model
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
-from tutelage.train.evaluate import text_loss
+from tutelage.train.evaluate import bits_per_byte, text_loss, whole_text_nats
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -85,4 +86,16 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         stop_when=(lambda row: row.get("probe", 0.0) >= stop) if stop else None,
     )
     save_model(model, tokenizer, run.path / "model")
-    return {"parameters": parameter_count(model), **{k: last[k] for k in ("loss", "val_loss", "probe") if k in last}}
+    out: dict[str, Any] = {"parameters": parameter_count(model)}
+    out.update({k: last[k] for k in ("loss", "val_loss", "probe") if k in last})
+    size = _recorded(data, "validation_bytes")
+    if size:  # the whole held-out text, in a unit that models of any vocabulary share
+        nats = whole_text_nats(model, held, min(2 * config.block_size, config.max_length))
+        out["bits_per_byte"] = bits_per_byte(nats, size)
+    return out
+
+
+def _recorded(data: Path, key: str) -> int:
+    """A number of `prepare`'s summary, 0 where there is none (shards written by other means)."""
+    file = data / "summary.json"
+    return int(json.loads(file.read_text(encoding="utf-8")).get(key, 0)) if file.is_file() else 0
