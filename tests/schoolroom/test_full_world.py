@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -232,3 +233,23 @@ def test_a_family_without_enough_questions_or_with_a_taken_name_is_refused(regis
     with pytest.raises(ConfigError, match="there is a family 'who' already"):
         family("who")(constant)
     assert lessons.REGISTRY["who"].make is not constant
+
+
+def test_the_page_lists_every_family_and_its_example_runs(registry: None, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/schoolroom.md").read_text()
+    listed = re.findall(r"^\| `(\w+)`( \(held out\))? \|", page.split("## Families")[1], re.M)
+    assert [(n, bool(held)) for n, held in listed] == [(n, REGISTRY[n].heldout) for n in FULL.families]
+    file = tmp_path / "shapes.py"
+    file.write_text(re.findall(r"```python\n(.*?)```", page, re.S)[0])
+    world = World(families=f"{file}:shape,who")
+    assert world.families == ["shape", "who"]
+    assert {i.family for i in islice(world.items("train"), 40)} == {"shape", "who"}
+    assert World(families=str(file)).families[-1] == "shape"
+
+
+def test_a_broken_file_of_families_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no file .*missing.py"):
+        World(families=str(tmp_path / "missing.py"))
+    (tmp_path / "bad.py").write_text("1 / 0")
+    with pytest.raises(ConfigError, match="bad.py: ZeroDivisionError"):
+        World(families=str(tmp_path / "bad.py"))

@@ -22,7 +22,6 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from tutelage.core.errors import ConfigError
@@ -66,7 +65,6 @@ def cast_of(split: str) -> Cast:
     return TRAIN_CAST if split == "train" else WHOLE_CAST
 
 
-@cache
 def reserved(key: str) -> bool:
     """Whether lessons with this key belong to the held-out splits: one key in ten, by a hash."""
     return zlib.crc32(key.encode()) % 10 == 0

@@ -6,9 +6,13 @@ family to the full one in a few lines.
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
 
+from tutelage.core.errors import ConfigError
 from tutelage.schoolroom.demo import FAMILIES, DemoWorld
 from tutelage.schoolroom.full import FullWorld
 from tutelage.schoolroom.item import Item
@@ -20,13 +24,16 @@ class World:
     """Documents, instructions and demonstrations of the world that `families` names.
 
     "demo": 11 families, frozen, as tuned in recipes/demo.toml. "full": every registered family. "full:who,critique":
-    some of them. A list of names: demo families if all of them are, else families of the full world.
+    some of them. "shapes.py" or "shapes.py:shape,who": the same after running that file, which registers families of
+    its own. A list of names: demo families if all of them are, else families of the full world.
     """
 
     def __init__(self, seed: int = 0, families: str | Sequence[str] = "demo"):
         self._world: DemoWorld | FullWorld
-        if isinstance(families, str) and families.split(":")[0] == "full":
-            chosen = families.partition(":")[2]
+        source, _, chosen = families.partition(":") if isinstance(families, str) else ("", "", "")
+        if source.endswith(".py"):
+            _register(Path(source).resolve())
+        if source == "full" or source.endswith(".py"):
             self._world = FullWorld(seed, [name.strip() for name in chosen.split(",")] if chosen else None)
         elif isinstance(families, str) or all(name in FAMILIES for name in families):
             self._world = DemoWorld(seed, families)
@@ -53,3 +60,18 @@ class World:
     def probe(self, n: int, split: str = "heldout", stream: int = 7) -> list[tuple[str, str]]:
         """Questions in the base text's own form, each ending right before its answer."""
         return self._world.probe(n, split, stream)
+
+
+@cache
+def _register(path: Path) -> None:
+    """Run a file of families, once a process; ConfigError if there is none or it fails."""
+    if not path.is_file():
+        raise ConfigError(f"schoolroom: no file {path} to take families from")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"schoolroom: {path}: {type(error).__name__}: {error}") from error
