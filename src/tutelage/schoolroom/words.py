@@ -148,11 +148,11 @@ def smaller(rng: random.Random, cast: Cast) -> Lesson:
 @family("steps")
 def steps(rng: random.Random, cast: Cast) -> Lesson:
     """Three terms, worked on a scratchpad: every step is said, the last number is the answer."""
-    total = rng.randint(2, 20)
+    total = rng.randint(2, 12)
     question, worked = str(total), []
     for _ in range(2):
         minus = rng.random() < 0.4
-        term = rng.randint(1, max(1, total) if minus else 20)
+        term = rng.randint(1, min(9, max(1, total)) if minus else 9)
         after = total - term if minus else total + term
         if after < 0:
             minus, after = False, total + term
