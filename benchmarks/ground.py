@@ -55,12 +55,12 @@ def ground(quick: bool = False, fresh: bool = False) -> dict[str, str]:
     rankings = _write(data / "rankings.jsonl", task.ranking_rows(60 if quick else 2000, 2))
     prompts = _write(data / "prompts.jsonl", task.prompts(200 if quick else 2000, 3))
     sft = tutelage.run(
-        "sft", model=str(_base(folder / "base")), data=sft_rows, steps=10 if quick else 240, batch_size=64,
-        eval_every=0, save_every=0, precision="fp32", optimizer={"name": "muon", "lr": 3e-3, "muon_lr": 1e-2},
-        out=str(folder / "sft"),
+        "sft", restart=True, model=str(_base(folder / "base")), data=sft_rows, steps=10 if quick else 240,
+        batch_size=64, eval_every=0, save_every=0, precision="fp32",
+        optimizer={"name": "muon", "lr": 3e-3, "muon_lr": 1e-2}, out=str(folder / "sft"),
     )  # fmt: skip
     reward = tutelage.run(
-        "reward", model=str(sft), data=rankings, features=False, steps=5 if quick else 150, batch_size=16,
+        "reward", restart=True, model=str(sft), data=rankings, features=False, steps=5 if quick else 150, batch_size=16,
         precision="fp32", save_every=0, optimizer={"lr": 1e-3}, out=str(folder / "reward"),
     )  # fmt: skip
     return {"sft": str(sft), "reward": str(reward), "prompts": prompts, "rankings": rankings}

@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         pair = {name: go(name, best[name], 2 if args.quick else args.updates, seed) for name in ("ours", "trl")}
         meeting = at_equal_kl(pair["ours"], pair["trl"])
         runs.append({"seed": seed, **pair, "equal_kl": meeting})
-        speeds = [pair[name]["episodes_per_second"] for name in ("ours", "trl")]
-        print(f"seed {seed}: {speeds[0]:.1f} against {speeds[1]:.1f} episodes/s; gold at equal KL {meeting}", flush=True)
+        ours, peer = (pair[name]["episodes_per_second"] for name in ("ours", "trl"))
+        print(f"seed {seed}: {ours:.1f} against {peer:.1f} episodes/s; gold at equal KL {meeting}", flush=True)
     ours, peer = (statistics.median(r[name]["episodes_per_second"] for r in runs) for name in ("ours", "trl"))
     ratio = statistics.median(r["ours"]["episodes_per_second"] / r["trl"]["episodes_per_second"] for r in runs)
     met = [r["equal_kl"] for r in runs if r["equal_kl"]]

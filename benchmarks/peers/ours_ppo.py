@@ -1,4 +1,4 @@
-"""Our side: `tutelage.run("ppo")` on one job, watched from outside. Argument: the job as JSON; answer: the last line."""
+"""Our side: `tutelage.run("ppo")` on one job, watched from outside. Argument: the job as JSON; answer: last line."""
 
 from __future__ import annotations
 
