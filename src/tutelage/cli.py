@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
-from tutelage.core.errors import TutelageError
+from tutelage.core.errors import ConfigError, TutelageError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
-console = Console(highlight=False)
-Words = Annotated[list[str] | None, typer.Argument(help="[recipe.toml] [key=value ...]")]
-
-
-def _values(words: list[str] | None) -> tuple[list[str], dict]:
-    from tutelage.core.config import merge, parse_words, read_toml
-
-    words = words or []
-    plain = [w for w in words if "=" not in w]
-    values = parse_words([w for w in words if "=" in w])
-    if plain and plain[0].endswith(".toml"):
-        values = merge(read_toml(plain[0]), values)
-    return plain, values
-
-
-@app.command("run")
-def run_(words: Words = None) -> None:
-    """Run a recipe. Example: tutelage run recipes/demo.toml out=runs/demo seed=1"""
-    from tutelage.core.config import parse_words
-    from tutelage.core.errors import ConfigError
-    from tutelage.pipeline import run_recipe
-
-    words = words or []
-    plain = [w for w in words if "=" not in w]
-    if len(plain) != 1:
-        raise ConfigError("tutelage run needs one recipe, e.g. tutelage run recipes/demo.toml")
-    run_recipe(plain[0], parse_words([w for w in words if "=" in w]))
-
-
-def _stage(kind: str, example: str) -> None:
-    def command(words: Words = None) -> None:
-        from tutelage.pipeline.stages import launch
-
-        _, values = _values(words)
-        restart = bool(values.pop("restart", False))
-        path, ran = launch(kind, values, restart=restart)
-        console.print(f"{'wrote' if ran else 'already finished:'} {path}")
-
-    command.__doc__ = f"Run the {kind} stage. Example: {example}"
-    app.command(kind)(command)
-
-
-for _kind, _example in {
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="From raw text to a chat assistant: tutelage VERB [recipe.toml] [key=value ...]. "
+    "Begin with: tutelage run recipes/demo.toml",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
+Words = Annotated[list[str] | None, typer.Argument(help="[recipe.toml] [key=value ...]", metavar="[WORDS]...")]
+MAIN = {
     "tokenizer": "tutelage tokenizer data=corpus.txt vocab_size=4096 out=runs/tokenizer",
     "prepare": "tutelage prepare data=corpus.txt tokenizer=runs/tokenizer out=runs/tokens",
     "pretrain": "tutelage pretrain data=runs/tokens tokenizer=runs/tokenizer model=preset:laptop-1m out=runs/base",
@@ -61,26 +31,95 @@ for _kind, _example in {
     "rank": "tutelage rank model=runs/sft data=prompts.jsonl judge=judge.py:score responses=4 out=runs/rank",
     "reward": "tutelage reward model=runs/sft data=runs/rank out=runs/reward",
     "ppo": "tutelage ppo model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
-}.items():
+}
+"""Stages with an example each."""
+
+
+def _words(words: list[str] | None, example: str) -> tuple[list[str], dict[str, Any]]:
+    """Plain words, and the nested values of the key=value ones."""
+    from tutelage.core.config import parse_words
+
+    words = words or []
+    if odd := [w for w in words if w.startswith("=")]:
+        raise ConfigError(f"{odd[0]!r}: expected key=value, e.g. {example}")
+    return [w for w in words if "=" not in w], parse_words([w for w in words if "=" in w])
+
+
+def _one(plain: list[str], what: str, example: str) -> str:
+    if len(plain) != 1:
+        found = f"got {' '.join(plain)!r}" if plain else "got none"
+        raise ConfigError(f"expected one {what}, {found}; e.g. {example}")
+    return plain[0]
+
+
+class StageCommand(TyperCommand):
+    """A command whose help lists the stage's keys, read from its configuration only when help is asked."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Add the keys with their defaults and meaning."""
+        from tutelage.core.config import describe
+        from tutelage.pipeline.stages import config_class
+
+        rows = [(name if default is None else f"{name}={default}", doc) for name, default, doc in
+                describe(config_class(str(self.name)))]  # fmt: skip
+        with formatter.section("Keys (key=default)"):
+            formatter.write_dl([*rows, ("restart=false", "Move aside a run of another configuration in out=.")])
+
+
+@app.command("run")
+def run_(words: Words = None) -> None:
+    """Run a recipe; a stage's key is stage.key. Example: tutelage run recipes/demo.toml out=runs/demo ppo.updates=30"""
+    from tutelage.pipeline import run_recipe
+
+    example = "tutelage run recipes/demo.toml out=runs/demo"
+    plain, values = _words(words, example)
+    run_recipe(_one(plain, "recipe", example), values)
+
+
+def _stage(kind: str, example: str) -> None:
+    def command(words: Words = None) -> None:
+        from tutelage.core.config import merge, read_toml
+        from tutelage.pipeline.stages import launch, read_summary
+        from tutelage.report.read import metrics_text
+
+        plain, values = _words(words, example)
+        if odd := [w for w in plain if not w.endswith(".toml")] or plain[1:]:
+            raise ConfigError(f"{odd[0]!r}: expected key=value, e.g. {example}")
+        if plain:
+            values = merge(read_toml(plain[0]), values)
+        restart = values.pop("restart", False)
+        if not isinstance(restart, bool):
+            raise ConfigError(f"restart={restart!r}: expected true or false")
+        path, ran = launch(kind, values, restart=restart)
+        console.print(metrics_text(read_summary(path)), markup=False)
+        console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
+
+    command.__doc__ = f"Run the {kind} stage. Example: {example}"
+    app.command(kind, cls=StageCommand)(command)
+
+
+for _kind, _example in MAIN.items():
     _stage(_kind, _example)
 
 
 @app.command()
 def generate(words: Words = None) -> None:
     """Continue a prompt. Example: tutelage generate runs/base "prompt=once upon a time" max_tokens=64"""
-    from tutelage import load
-    from tutelage.core.errors import ConfigError
-    from tutelage.engine import SamplingParams
-
-    plain, values = _values(words)
+    example = 'tutelage generate runs/base "prompt=once upon a time"'
+    plain, values = _words(words, example)
+    name = _one(plain, "model", example)
     prompt = values.pop("prompt", None)
-    if len(plain) != 1 or prompt is None:
-        raise ConfigError('give a model and a prompt: tutelage generate runs/base "prompt=once upon a time"')
-    try:
-        params = SamplingParams(**values)
-    except TypeError as error:
-        raise ConfigError(str(error)) from None
-    output = load(plain[0]).generate([str(prompt)], params)[0]
+    if prompt is None:
+        raise ConfigError(f"no prompt=; e.g. {example}")
+    from tutelage import load
+    from tutelage.pipeline.chat import best_of, models_of, sampling
+
+    params = sampling(values)
+    source = name
+    if Path(name).is_dir():
+        models = models_of(name)
+        source = str(models[best_of(models)])
+    output = load(source).generate([str(prompt)], params)[0]
     if output.error:
         raise TutelageError(output.error)
     for completion in output.completions:
@@ -89,39 +128,56 @@ def generate(words: Words = None) -> None:
 
 @app.command()
 def chat(words: Words = None) -> None:
-    """Talk to a model; in a pipeline run /base /sft /rlhf switch. Example: tutelage chat runs/demo"""
-    from tutelage.core.errors import ConfigError
+    """Talk to a model; in a pipeline run /base /sft /rlhf switch. Example: tutelage chat runs/demo temperature=0.7"""
+    example = "tutelage chat runs/demo"
+    plain, values = _words(words, example)
+    path = _one(plain, "model or run directory", example)
     from tutelage.pipeline.chat import chat_loop
 
-    plain, values = _values(words)
-    if len(plain) != 1:
-        raise ConfigError("give a model or run directory: tutelage chat runs/demo")
-    chat_loop(Path(plain[0]), values)
+    chat_loop(Path(path), values)
 
 
 @app.command()
-def runs(folder: Path = Path("runs")) -> None:
+def runs(folder: Annotated[Path, typer.Argument(help="where the run directories are")] = Path("runs")) -> None:
     """Show run directories as a tree of what was made from what. Example: tutelage runs runs"""
     from tutelage.report import runs_tree
 
-    console.print(runs_tree(folder))
+    Console(highlight=False).print(runs_tree(folder))
 
 
 @app.command()
-def report(folder: Path) -> None:
-    """Write report.html of a pipeline run. Example: tutelage report runs/demo"""
+def report(folder: Annotated[Path, typer.Argument(help="a pipeline run or a stage's run directory")]) -> None:
+    """Write report.html of a run. Example: tutelage report runs/demo"""
     from tutelage.report import write_report
 
-    console.print(f"wrote {write_report(folder)}")
+    console.print(f"wrote {write_report(folder)}", markup=False)
+
+
+@app.command()
+def models() -> None:
+    """List the shapes that model=preset:NAME starts from scratch. Example: tutelage models"""
+    from tutelage.model.presets import table
+
+    for name, family, size in table():
+        console.print(f"preset:{name:18} {family:6} {size}", markup=False)
 
 
 def main() -> None:
-    """Entry point: a user's error is one line and exit code 1, never a traceback."""
+    """Entry point: a user's error is one line on stderr and exit code 1 (130 after Ctrl-C), never a traceback."""
+    # the libraries' progress bars and advice would drown our own lines; who wants them sets these otherwise
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(standalone_mode=True)
-    except TutelageError as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        raise SystemExit(1) from None
+    except (TutelageError, OSError) as error:
+        if os.environ.get("TUTELAGE_DEBUG"):
+            raise
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(1) from None
+        words = " ".join(str(error).split())
+        errors.print(f"error: {words or type(error).__name__}", style="red", markup=False)
+        raise SystemExit(130 if type(error).__name__ == "Interrupted" else 1) from None
 
 
 if __name__ == "__main__":

@@ -111,6 +111,29 @@ def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration"
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
 
 
+def describe(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str | None, str]]:
+    """(key, default or None if it must be given, meaning) of every key, nested ones as `table.key`."""
+    out: list[tuple[str, str | None, str]] = []
+    for name, field in kind.model_fields.items():
+        doc = " ".join((field.description or "").split())
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            out += [
+                (key, _shown(getattr(default, key.rpartition(".")[2], None)), inner)
+                for key, _, inner in describe(type(default), f"{prefix}{name}.")
+            ]
+        elif field.is_required():
+            out.append((prefix + name, None, f"{doc} (required)".strip()))
+        else:
+            out.append((prefix + name, _shown(default), doc))
+    return sorted(out, key=lambda row: row[1] is not None)  # what must be given comes first
+
+
+def _shown(value: Any) -> str:
+    """A default as one would type it."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _known_keys(kind: type[BaseModel], path: Sequence[Any]) -> list[str]:
     for part in path:
         field = kind.model_fields.get(str(part))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from tutelage.core.errors import DataError
 from tutelage.engine.decode import BatchDecoder, Finished, Request, inference_attention
 from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
 from tutelage.engine.sampling import derive_seed
+from tutelage.text.chat import encode_prompt, turn_end_id
 
 
 class LocalEngine:
@@ -59,13 +60,20 @@ class LocalEngine:
         """Token ids of a prompt: text as the tokenizer encodes it, messages by the chat template, ids as they are."""
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
-        items = list(prompt)
-        if items and not isinstance(items[0], int):
+        if _is_chat(prompt):
             if getattr(self.tokenizer, "chat_template", None) is None:
                 raise DataError("the prompt is a list of messages, but the tokenizer has no chat template")
-            text = self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return [int(token) for token in items]  # type: ignore[call-overload]
+            return encode_prompt(self.tokenizer, list(prompt))  # type: ignore[arg-type]
+        return [int(token) for token in prompt]  # type: ignore[arg-type]
+
+    def _turn(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
+        """``params`` for this prompt: an answer to messages also ends where the template ends a turn."""
+        if not _is_chat(prompt) or getattr(self.tokenizer, "chat_template", None) is None:
+            return params
+        end = turn_end_id(self.tokenizer)
+        if end in params.stop_tokens or end in self.eos_tokens:
+            return params
+        return replace(params, stop_tokens=(*params.stop_tokens, end))
 
     def generate(
         self, prompts: Sequence[Prompt] | str, params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -73,6 +81,8 @@ class LocalEngine:
         """One Output a prompt, in order. A request that cannot be served has ``error`` set; the others go on."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         each = _each(params, len(prompts))
+        turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if _is_chat(prompt)}
+        each = [turns[id(p)] if _is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
         encoded: list[list[int]] = []
         errors: list[str | None] = []
         for prompt, wanted in zip(prompts, each, strict=True):
@@ -119,7 +129,7 @@ class LocalEngine:
         Text that may still turn into a stop string or is an unfinished character is held back.
         Raises DataError for a prompt that cannot be served.
         """
-        params = params or SamplingParams()
+        params = self._turn(prompt, params or SamplingParams())
         ids = self.encode(prompt)
         error = self._refusal(ids, params)
         if error:
@@ -252,6 +262,10 @@ class LocalEngine:
             text = text[: min(cuts)]
         top = tuple(finished.top) if finished.top is not None else None
         return Completion(text, tuple(tokens), tuple(finished.logprobs), finished.reason, top)
+
+
+def _is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _seed(params: SamplingParams, ids: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.core.errors import ConfigError
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-"""Plain text to continue, token ids, or a list of {"role", "content"} messages."""
+"""Plain text to continue, token ids, or a list of {"role", "content"} messages, whose answer ends with the turn."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset name -> keyword arguments of its config class, beside ``family``."""
 
 
+def table() -> list[tuple[str, str, str]]:
+    """(name, family, size in words) of every preset, smallest first as they are listed."""
+    out = []
+    for name, shape in PRESETS.items():
+        gpt = shape["family"] == "gpt2"
+        width, layers, heads = (
+            shape[key] for key in (("n_embd", "n_layer", "n_head") if gpt else ("hidden_size", "num_hidden_layers",
+                                                                             "num_attention_heads"))
+        )  # fmt: skip
+        out.append((name, shape["family"], f"width {width}, {layers} layers, {heads} heads"))
+    return out
+
+
 def build_config(name: str, vocab_size: int, max_length: int, **overrides: Any) -> PretrainedConfig:
     """The config of preset ``name`` for a vocabulary of ``vocab_size`` tokens and contexts of ``max_length`` tokens.
 

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import AutoTokenizer
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
-from tutelage.model.hub import create_model, load_model, parameter_count, save_model
+from tutelage.model.hub import create_model, load_model, parameter_count, save_model, settle_unseen
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.evaluate import bits_per_byte, text_loss, whole_text_nats
@@ -51,8 +52,9 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     else:
         model, tokenizer = load_model(config.model, tokenizer)
     data = Path(config.data)
+    shards = TokenShards(data / "train", tokenizer)
     loader = BlockLoader(
-        TokenShards(data / "train", tokenizer),
+        shards,
         config.batch_size,
         config.block_size,
         config.seed,
@@ -85,12 +87,14 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         log_every=50,
         stop_when=(lambda row: row.get("probe", 0.0) >= stop) if stop else None,
     )
+    if config.model.startswith("preset:"):
+        settle_unseen(model, torch.from_numpy(shards.counts() > 0))
     save_model(model, tokenizer, run.path / "model")
     out: dict[str, Any] = {"parameters": parameter_count(model)}
     out.update({k: last[k] for k in ("loss", "val_loss", "probe") if k in last})
     size = _recorded(data, "validation_bytes")
     if size:  # the whole held-out text, in a unit that models of any vocabulary share
-        nats = whole_text_nats(model, held, min(2 * config.block_size, config.max_length))
+        nats = whole_text_nats(model, held, config.block_size)
         out["bits_per_byte"] = bits_per_byte(nats, size)
     return out
 

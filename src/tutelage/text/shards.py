@@ -233,6 +233,14 @@ class TokenShards:
             shard += 1
         return out
 
+    def counts(self) -> np.ndarray:
+        """int64 [vocabulary]: how often each token occurs."""
+        total = np.zeros(self.vocab_size, dtype=np.int64)
+        for shard in self._maps:
+            for at in range(0, len(shard), 1 << 24):
+                total += np.bincount(shard[at : at + (1 << 24)], minlength=self.vocab_size)
+        return total
+
     def document(self, number: int) -> np.ndarray:
         """int64 ids of one document, counted from 0."""
         start, end = int(self.documents[number]), int(self.documents[number + 1])

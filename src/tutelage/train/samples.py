@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tutelage.engine import LocalEngine, SamplingParams
-from tutelage.text.chat import turn_end_id
 
 Prompt = str | list[dict[str, str]]
 
@@ -18,13 +17,7 @@ def sampler(
     at every call. A prompt is a text to continue, or messages to answer (which end at the turn's end)."""
 
     def sample() -> list[dict[str, Any]]:
-        params = [
-            SamplingParams(
-                max_tokens=max_tokens, temperature=temperature, seed=seed,
-                stop_tokens=() if isinstance(prompt, str) else (turn_end_id(engine.tokenizer),),
-            )
-            for prompt in prompts
-        ]  # fmt: skip
+        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
         outputs = engine.generate(list(prompts), params)
         return [{"prompt": p, "response": o.error or o.text} for p, o in zip(prompts, outputs)]
 
