@@ -68,7 +68,10 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 
 RESULTS = {
-    "reward": ("accuracy", "right_over_wrong", "kendall_tau", "length_only_accuracy"),
+    "sft": ("val_loss", "val_text_loss_before", "val_text_loss"),
+    "reward": (
+        "accuracy", "accuracy_ceiling", "gold_accuracy", "right_over_wrong", "kendall_tau", "length_only_accuracy",
+    ),
     "ppo": ("kl", "last_mean5", "best_mean5", "text_loss_before", "text_loss", "gate_passed"),
 }
 """What the summary repeats of each stage, so that one page answers whether the chain worked."""

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.model.adapters import Adapters, LoraSettings, unload
-from tutelage.model.heads import RewardModel, create_reward_model, logprob_features
+from tutelage.model.heads import RewardModel, create_reward_model
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.judge import gold
 from tutelage.schoolroom.rows import item_from_row
@@ -19,8 +19,14 @@ from tutelage.train.actors import ADAPTER_FILE
 from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
-from tutelage.train.reward_data import RankingLoader, collate_rankings, encode_ranking, read_rankings
-from tutelage.train.reward_report import reward_report
+from tutelage.train.reward_data import (
+    RankingLoader,
+    add_features,
+    collate_rankings,
+    encode_ranking,
+    read_rankings,
+)
+from tutelage.train.reward_report import Truth, reward_report
 
 
 class RewardConfig(StageConfig):
@@ -55,14 +61,13 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         adapters = Adapters(model.trunk, ["reward"], config.lora, config.seed)
         adapters.use("reward")
 
-    def prepare(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if not config.features:
-            return batch
-        features = logprob_features(sft, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
-        return {**batch, "features": features}
+    def encode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        encoded = [encode_ranking(row, tokenizer, config.max_length) for row in rows]
+        if config.features:
+            add_features(encoded, sft, tokenizer.pad_token_id)
+        return encoded
 
-    encoded = [encode_ranking(row, tokenizer, config.max_length) for row in rows]
-    loader = RankingLoader(encoded, config.batch_size, tokenizer.pad_token_id, config.seed, prepare)
+    loader = RankingLoader(encode(rows), config.batch_size, tokenizer.pad_token_id, config.seed)
     optimizers = Optimizers(model, config.optimizer, head_lr={"features": config.feature_lr})
     last = train(
         model,
@@ -75,11 +80,8 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         save_every=config.save_every,
     )
     model.eval()
-    scorer = _Scorer(model, tokenizer, config.max_length, prepare)
-    correct = [
-        [gold(item_from_row(r), t).correct >= 0.5 for t in r["responses"]] if "item" in r else None for r in held
-    ]
-    report = reward_report(held, scorer(held), correct)
+    scorer = _Scorer(model, encode, tokenizer.pad_token_id)
+    report = reward_report(held, scorer(held), [_truth(row) for row in held])
     model.reward_shift = float(_demonstration_mean(scorer, held))
     _save(model, adapters, run.path / "model", tokenizer)
     return {"loss": last["loss"], **report, "reward_shift": model.reward_shift, "train_prompts": len(rows)}
@@ -95,24 +97,27 @@ def _data(config: RewardConfig) -> tuple[list[dict[str, Any]], list[dict[str, An
     return [row for i, row in enumerate(rows) if i % 10] or rows, held
 
 
+def _truth(row: dict[str, Any]) -> Truth | None:
+    """What the embedded world's judge says of the row's responses; None for other data."""
+    if "item" not in row:
+        return None
+    judged = [gold(item_from_row(row), text) for text in row["responses"]]
+    return Truth([j.total for j in judged], [j.correct >= 0.5 for j in judged])
+
+
 class _Scorer:
     """Scores of all responses of each row, several rows a forward."""
 
-    def __init__(self, model: RewardModel, tokenizer: Any, max_length: int, prepare: Any, rows: int = 16) -> None:
-        self.model, self.tokenizer, self.max_length, self.prepare, self.rows = (
-            model,
-            tokenizer,
-            max_length,
-            prepare,
-            rows,
-        )
+    def __init__(self, model: RewardModel, encode: Any, pad_id: int, rows: int = 16) -> None:
+        self.model, self.encode, self.pad_id, self.rows = model, encode, pad_id, rows
 
     @torch.no_grad()
     def __call__(self, rows: list[dict[str, Any]]) -> list[list[float]]:
         out: list[list[float]] = []
-        for i in range(0, len(rows), self.rows):
-            part = [encode_ranking(row, self.tokenizer, self.max_length) for row in rows[i : i + self.rows]]
-            batch = self.prepare(collate_rankings(part, self.tokenizer.pad_token_id))
+        encoded = self.encode(rows)
+        for i in range(0, len(encoded), self.rows):
+            part = encoded[i : i + self.rows]
+            batch = collate_rankings(part, self.pad_id)
             scores = self.model(batch["input_ids"], batch["attention_mask"], features=batch.get("features")).float()
             table = scores.view(len(part), -1).tolist()
             out += [line[: len(row["ids"])] for line, row in zip(table, part)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from tutelage.core.config import StageConfig
@@ -18,10 +19,12 @@ from tutelage.loss.lm import token_logprobs
 from tutelage.model.hub import add_lora, load_model, resize_for, save_model
 from tutelage.text.chat import as_messages, encode_chats, ensure_chat, turn_end_id
 from tutelage.text.corpus import corpus_files
-from tutelage.text.loader import RowLoader
+from tutelage.text.loader import BlockLoader, Mixed, RowLoader
+from tutelage.text.shards import TokenShards
 from tutelage.text.tokenizer import ensure_pad
-from tutelage.train.loop import train
-from tutelage.train.objectives import causal
+from tutelage.train.evaluate import text_loss
+from tutelage.train.loop import Objective, train
+from tutelage.train.objectives import WithText, causal
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.sources import conversations, is_world
 
@@ -40,8 +43,13 @@ class SftConfig(StageConfig):
     batch_size: int = 128
     max_length: int = 256
     precision: str = "auto"
-    method: str = "full"
-    """full | lora"""
+    ptx_data: str | None = None
+    """Run directory of `prepare` whose text is mixed in, so that the model does not forget it."""
+    ptx_coef: float = Field(0.1, ge=0)
+    """Weight of the text's loss."""
+    ptx_batch: int = 16
+    ptx_block: int = 96
+    method: Literal["full", "lora"] = "full"
     eval_every: int = 60
     save_every: int = 100
     optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=3e-3)
@@ -141,15 +149,25 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
     for name, part in (("training", rows), ("held-out", held)):
         if not part:
             raise DataError(f"{config.data}: no {name} row has an answer within max_length={config.max_length}")
-    loader = RowLoader(rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id)
+    loader: Any = RowLoader(rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id)
+    objective: Objective = causal
+    shards = None
+    if config.ptx_data:
+        folder = Path(config.ptx_data)
+        shards = TokenShards(folder / "validation", tokenizer)
+        if config.ptx_coef:
+            text = TokenShards(folder / "train", tokenizer)
+            loader = Mixed(loader, BlockLoader(text, config.ptx_batch, config.ptx_block, config.seed))
+            objective = WithText(config.ptx_coef)
 
     def evaluate() -> dict[str, Any]:
-        return answer_loss(model, held, tokenizer.pad_token_id, turn_end_id(tokenizer))
+        found = answer_loss(model, held, tokenizer.pad_token_id, turn_end_id(tokenizer))
+        return found | ({"val_text_loss": text_loss(model, shards, config.ptx_block)} if shards else {})
 
     before = evaluate()
     last = train(
         model,
-        causal,
+        objective,
         loader,
         Optimizers(model, config.optimizer),
         run,
@@ -168,5 +186,5 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         "held_rows": len(held),
         "val_loss_unigram": unigram_loss(rows, held, len(tokenizer)),
         **{f"{key}_before": value for key, value in before.items()},
-        **{k: last[k] for k in ("loss", "val_loss", "val_content_loss") if k in last},
+        **{k: last[k] for k in ("loss", *before) if k in last},
     }

@@ -258,6 +258,28 @@ class RowLoader:
         self.position = (int(epoch), int(at))
 
 
+class Mixed:
+    """Batches of one loader, each with a batch of a second one under "ptx": pretraining text beside dialogues."""
+
+    def __init__(self, main: RowLoader | BlockLoader, text: BlockLoader) -> None:
+        self.main, self.text = main, text
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return {**next(self.main), "ptx": next(self.text)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {"main": self.main.state_dict(), "text": self.text.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue both."""
+        self.main.load_state_dict(state["main"])
+        self.text.load_state_dict(state["text"])
+
+
 def pack_rows(rows: Sequence[Row], block_size: int) -> list[dict[str, list[int]]]:
     """Best-fit-decreasing packing of {"input_ids","labels"} rows into rows of at most `block_size` tokens.
 

@@ -19,6 +19,22 @@ def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str
     return total, {"count": int(count), "tokens": batch["input_ids"].numel()}
 
 
+class WithText:
+    """A causal objective and `coef` times the mean loss of the text under "ptx" (InstructGPT C.4: the model that PPO
+    starts from saw pretraining text beside its demonstrations, and so keeps its language)."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        total, metrics = causal(model, batch)
+        text, count = causal(model, batch["ptx"])
+        mean = text / max(1, count["count"])
+        # in units of the main loss, so that the step's division by its count leaves coef * mean
+        total = total + self.coef * metrics["count"] * mean
+        return total, {**metrics, "tokens": metrics["tokens"] + count["tokens"], "text_loss": float(mean.detach())}
+
+
 def kwise(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """K-wise reward loss (InstructGPT eq. 1): every response once through the model, all pairs of a prompt together.
 

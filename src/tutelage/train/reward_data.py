@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.core.errors import DataError
 from tutelage.core.runtime import generator
+from tutelage.model.heads import logprob_features
 from tutelage.text.chat import encode_prompt, turn_end_id
 
 
@@ -62,8 +64,20 @@ def encode_ranking(row: dict[str, Any], tokenizer: Any, max_length: int) -> dict
     return {"ids": ids, "start": len(prompt), "ranks": ranks}
 
 
+def add_features(rows: list[dict[str, Any]], sft: Any, pad_id: int, batch: int = 32) -> None:
+    """Give every encoded row its responses' log-prob features [K, 5] under the frozen SFT model, computed once."""
+    order = sorted(range(len(rows)), key=lambda i: max(map(len, rows[i]["ids"])))  # like lengths, little padding
+    for start in range(0, len(order), batch):
+        part = [rows[i] for i in order[start : start + batch]]
+        made = collate_rankings(part, pad_id)
+        found = logprob_features(sft, made["input_ids"], made["attention_mask"], made["response_mask"])
+        for row, features_KF in zip(part, found.view(len(part), -1, found.shape[1])):
+            row["features"] = features_KF[: len(row["ids"])]
+
+
 def collate_rankings(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad to [P*K, T] and [P, K]; missing responses have mask 0 and one pad token."""
+    """Pad to [P*K, T] and [P, K], features (if the rows have them) to [P*K, 5]; missing responses have mask 0 and one
+    pad token."""
     K = max(len(r["ids"]) for r in rows)
     T = max(len(i) for r in rows for i in r["ids"])
     ids = torch.full((len(rows) * K, T), pad_id)
@@ -78,21 +92,23 @@ def collate_rankings(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch
             ranks[p, k] = row["ranks"][k]
         for k in range(len(row["ids"]), K):
             attention[p * K + k, 0] = 1
-    return {
+    batch = {
         "input_ids": ids,
         "attention_mask": attention,
         "response_mask": response,
         "ranks": ranks,
         "mask": ranks >= 0,
     }
+    if "features" in rows[0]:
+        batch["features"] = pad_sequence([row["features"] for row in rows], batch_first=True).flatten(0, 1)
+    return batch
 
 
 class RankingLoader:
     """Endless shuffled batches of prompts with all their responses; resumable."""
 
-    def __init__(self, rows: list[dict[str, Any]], batch_size: int, pad_id: int, seed: int, prepare: Any = None):
+    def __init__(self, rows: list[dict[str, Any]], batch_size: int, pad_id: int, seed: int):
         self.rows, self.batch_size, self.pad_id, self.seed = rows, min(batch_size, len(rows)), pad_id, seed
-        self.prepare = prepare or (lambda batch: batch)
         self.epoch, self.cursor = 0, 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -104,7 +120,7 @@ class RankingLoader:
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "rankings", self.epoch)).tolist()
         rows = [self.rows[i] for i in order[self.cursor : self.cursor + self.batch_size]]
         self.cursor += self.batch_size
-        return self.prepare(collate_rankings(rows, self.pad_id))
+        return collate_rankings(rows, self.pad_id)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "cursor": self.cursor}
