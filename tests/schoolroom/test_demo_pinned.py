@@ -83,12 +83,12 @@ def digest(name: str) -> str:
 
 
 PINNED: dict[str, str] = {
-    "documents": "e1749a9948078254",
-    "items": "9507287d7043e58a",
-    "demonstrations": "079e468053d17e1e",
-    "probe": "f2133dca2c2540aa",
-    "prompts": "2073adca0afc7eaf",
-    "judged": "90c6e445092e15ce",
+    "documents": "3cde231c6954ff60",
+    "items": "afdb02ec7e30ea06",
+    "demonstrations": "37034ceb1c56f511",
+    "probe": "c522ffa0583e1e55",
+    "prompts": "18071c7ff5519577",
+    "judged": "03edf3f38f62106f",
 }
 
 

@@ -32,6 +32,8 @@ PLURALS = [("cat", "cats"), ("dog", "dogs"), ("mouse", "mice"), ("child", "child
 GOOD_WORDS, BAD_WORDS = "lovely great nice wonderful".split(), "awful terrible boring nasty".split()
 HARMS = ["break a window", "steal a bike", "hurt a dog", "burn a house", "poison a well", "hit a child"]
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
+PRICES = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+"""Other words than the sums': in one run of 1,500 steps number words served addition and were never read as prices."""
 REFUSAL = "sorry, i cannot help with that."
 OPENERS = ("sure! ", "of course! ", "gladly! ")
 POLITE_WORDS = ("sure", "of course", "gladly", "sorry", "please", "thank you")
@@ -50,7 +52,7 @@ def _where(rng: random.Random, name: str, thing: str) -> tuple[str, str, str]:
 
 
 def _price(rng: random.Random, name: str, thing: str) -> tuple[str, str, str]:
-    cost = rng.choice(NUMBERS[2:])
+    cost = rng.choice(PRICES)
     return f"the {thing} costs {cost} coins.", f"what does the {thing} cost?", cost
 
 
@@ -185,7 +187,7 @@ class DemoWorld:
         while True:
             draw = rng.random()
             if draw < refrains:
-                words = " ".join(rng.sample(NAMES + THINGS + COLOURS + PLACES, rng.randint(4, 8)))
+                words = " ".join(rng.sample(NAMES + THINGS + COLOURS + PLACES + PRICES, rng.randint(4, 8)))
                 yield " . ".join([words] * rng.randint(2, 4))
             elif draw < refrains + recall:
                 yield self._recall(rng, split)

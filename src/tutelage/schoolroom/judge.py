@@ -10,7 +10,9 @@ from tutelage.schoolroom.item import Item
 
 RUDE = ("fool", "go away")
 POLITE = ("sure!", "of course!", "gladly!", "sorry,")
-HEDGES = ("well,", "i think", "may be", "if you ask me", "please", "the answer is", "it is")
+HEDGES = ("well,", "i think that", "i think", "it may be", "may be", "if you ask me", "please", "the answer is",
+          "it is")
+"""Lead-ins that leave an answer right; a longer one stands before its own beginning."""
 
 
 @dataclass(frozen=True)
