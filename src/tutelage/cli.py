@@ -24,15 +24,24 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 Words = Annotated[list[str] | None, typer.Argument(help="[recipe.toml] [key=value ...]", metavar="[WORDS]...")]
 MAIN = {
-    "tokenizer": "tutelage tokenizer data=corpus.txt vocab_size=4096 out=runs/tokenizer",
-    "prepare": "tutelage prepare data=corpus.txt tokenizer=runs/tokenizer out=runs/tokens",
-    "pretrain": "tutelage pretrain data=runs/tokens tokenizer=runs/tokenizer model=preset:laptop-1m out=runs/base",
-    "sft": "tutelage sft model=runs/base data=chats.jsonl out=runs/sft",
-    "rank": "tutelage rank model=runs/sft data=prompts.jsonl judge=judge.py:score responses=4 out=runs/rank",
-    "reward": "tutelage reward model=runs/sft data=runs/rank out=runs/reward",
-    "ppo": "tutelage ppo model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
+    "tokenizer": ("Train a tokenizer (byte-level BPE).", "data=corpus.txt vocab_size=4096 out=runs/tokenizer"),
+    "prepare": ("Turn text into token shards.", "data=corpus.txt tokenizer=runs/tokenizer out=runs/tokens"),
+    "pretrain": (
+        "Train a language model on token shards.",
+        "data=runs/tokens tokenizer=runs/tokenizer model=preset:laptop-1m out=runs/base",
+    ),
+    "sft": ("Fine-tune a base model on dialogues.", "model=runs/base data=chats.jsonl out=runs/sft"),
+    "rank": (
+        "Sample K answers per prompt and have them ranked.",
+        "model=runs/sft data=prompts.jsonl judge=judge.py:score responses=4 out=runs/rank",
+    ),
+    "reward": ("Train a reward model on rankings.", "model=runs/sft data=runs/rank out=runs/reward"),
+    "ppo": (
+        "Improve a model against a reward (PPO-ptx).",
+        "model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
+    ),
 }
-"""Stages with an example each."""
+"""Stages: what each does, and the words of an example."""
 
 
 def _words(words: list[str] | None, example: str) -> tuple[list[str], dict[str, Any]]:
@@ -76,7 +85,9 @@ def run_(words: Words = None) -> None:
     run_recipe(_one(plain, "recipe", example), values)
 
 
-def _stage(kind: str, example: str) -> None:
+def _stage(kind: str, what: str, words: str) -> None:
+    example = f"tutelage {kind} {words}"
+
     def command(words: Words = None) -> None:
         from tutelage.core.config import merge, read_toml
         from tutelage.pipeline.stages import launch, read_summary
@@ -94,12 +105,12 @@ def _stage(kind: str, example: str) -> None:
         console.print(metrics_text(read_summary(path)), markup=False)
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
-    command.__doc__ = f"Run the {kind} stage. Example: {example}"
+    command.__doc__ = f"{what} Example: {example}"
     app.command(kind, cls=StageCommand)(command)
 
 
-for _kind, _example in MAIN.items():
-    _stage(_kind, _example)
+for _kind, (_what, _example) in MAIN.items():
+    _stage(_kind, _what, _example)
 
 
 @app.command()

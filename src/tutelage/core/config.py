@@ -99,13 +99,16 @@ def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration"
         return kind.model_validate(dict(values))
     except ValidationError as error:
         lines = []
-        for issue in error.errors():
+        # a misspelt key comes first: it is often the one that is missing
+        for issue in sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden"):
             key = ".".join(str(part) for part in issue["loc"])
             if issue["type"] == "extra_forbidden":
                 known = _known_keys(kind, issue["loc"][:-1])
                 near = difflib.get_close_matches(str(issue["loc"][-1]), known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
                 lines.append(f"unknown key {key!r}; {hint}")
+            elif issue["type"] == "missing":
+                lines.append(f"no {key}=; it must be given")
             else:
                 lines.append(f"{key}={issue.get('input')!r}: {issue['msg']}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None

@@ -38,16 +38,22 @@ class PpoConfig(StageConfig, UpdateConfig):
     """Run directory of `reward`, file.py:function, a Python function, or "logprob" (the reference's own log-prob: the
     label-free control). The critic starts from the reward model, or from the SFT trunk where there is none."""
     data: str = "schoolroom:demo"
+    """Prompts: a file or folder, or the embedded world."""
     prompts: int = 20_000
+    """At most this many of them."""
     ptx_data: str | None = None
     """Run directory of `prepare` whose text is mixed in with weight ptx_coef."""
     ptx_batch: int = 16
+    """Blocks of text per minibatch."""
     ptx_block: int = 96
+    """Tokens of a block."""
     updates: int = Field(60, ge=1)
     batch_size: int = Field(256, ge=1)
     """Episodes per update."""
     max_tokens: int = 24
+    """Longest answer."""
     kl_coef: float = 0.05
+    """Weight of the per-token KL to the SFT model in the reward."""
     kl_target: float | None = None
     """Adaptive coefficient towards this KL (sum over tokens), if given."""
     method: Literal["full", "lora"] = "full"
@@ -56,8 +62,10 @@ class PpoConfig(StageConfig, UpdateConfig):
     gate: float | None = 0.8
     """Share of right-wrong pairs that the reward model should order rightly (its summary's right_over_wrong). Below it
     PPO tends to raise the reward and not the quality: it is said aloud, and gate_passed is false in the summary."""
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     save_every: int = 10
+    """Steps between checkpoints; 0: only at the end and when stopped."""
     sample_every: int = 10
     """Updates between rows of samples.jsonl."""
     optimizer: OptimConfig = OptimConfig(name="adamw", lr=5e-4, decay=0.4, eps=1e-5, warmup=0.05)

@@ -21,7 +21,9 @@ from tutelage.train.sources import is_world, texts
 
 class PrepareConfig(StageConfig):
     tokenizer: str
+    """Run directory of `tokenizer`, or a folder that holds one."""
     data: str = "schoolroom:demo"
+    """Text: a file or folder, or the embedded world."""
     documents: int = 100_000
     """At most this many documents (the embedded world is endless)."""
     validation: int = 400

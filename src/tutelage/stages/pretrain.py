@@ -26,21 +26,29 @@ class PretrainConfig(StageConfig):
     data: str
     """Run directory of `prepare`."""
     tokenizer: str
+    """Run directory of `tokenizer`, or a folder that holds one."""
     model: str = "preset:laptop-1m"
     """preset:NAME starts from scratch; a folder or hub id continues from there."""
     block_size: int = 96
+    """Tokens of a training sequence."""
     batch_size: int = 24
+    """Sequences per step."""
     steps: int = 1000
+    """Optimiser steps."""
     order: Literal["shuffled", "file"] = "shuffled"
     """file: the shards' own order, for data laid out as a curriculum."""
     max_length: int = 256
-    precision: str = "auto"
+    """Context of a model made from scratch."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     probe: str | None = None
     """The world whose question-answer probe is asked at every evaluation, e.g. schoolroom:demo."""
     stop_at_probe: float | None = None
     """Stop once the probe's accuracy reaches this."""
     eval_every: int = 200
+    """Steps between evaluations on held-out data; there is always one at the end."""
     save_every: int = 500
+    """Steps between checkpoints; 0: only at the end and when stopped."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02, weight_decay=0.1)
 
 

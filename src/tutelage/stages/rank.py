@@ -21,16 +21,22 @@ from tutelage.train.sources import is_world, prompts
 
 class RankConfig(StageConfig):
     model: str
+    """The SFT model, whose answers are ranked."""
     data: str = "schoolroom:demo"
+    """Prompts: a file or folder, or the embedded world."""
     judge: str = "annotators"
     """annotators (the world's simulated people) | gold (the world's program) | file.py:function"""
     prompts: int = 1200
+    """At most this many prompts for training."""
     held_out: int = 200
     """Prompts of the held-out world, ranked by the same judge, for the reward model's evaluation."""
     responses: int = 4
+    """K: answers sampled per prompt (InstructGPT: 4 to 9)."""
     annotators: int = 5
+    """Simulated people, who take turns."""
     temperature: float = 1.0
     max_tokens: int = 24
+    """Longest answer."""
 
 
 Judge = Callable[[dict[str, Any], list[str], int], dict[str, Any]]

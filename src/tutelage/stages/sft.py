@@ -31,7 +31,9 @@ from tutelage.train.sources import conversations, is_world
 
 class SftConfig(StageConfig):
     model: str
+    """Base model: a run directory, folder or hub id."""
     data: str = "schoolroom:demo"
+    """Dialogues: a file or folder, or the embedded world."""
     held_out: str | list[str] | None = None
     """What the loss is measured on: another file or folder, or patterns of file names inside `data` (["trec_*"]: whole
     tasks that training never sees). Without it, a tenth of the questions, chosen by a hash of the question."""
@@ -40,18 +42,27 @@ class SftConfig(StageConfig):
     rows: int = 20_000
     """At most this many rows; where `held_out` is a list of patterns, an equal share of each file."""
     steps: int = 180
+    """Optimiser steps."""
     batch_size: int = 128
+    """Rows per step."""
     max_length: int = 256
-    precision: str = "auto"
+    """Longest row in tokens."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     ptx_data: str | None = None
     """Run directory of `prepare` whose text is mixed in, so that the model does not forget it."""
     ptx_coef: float = Field(0.1, ge=0)
     """Weight of the text's loss."""
     ptx_batch: int = 16
+    """Blocks of text per step."""
     ptx_block: int = 96
+    """Tokens of a block."""
     method: Literal["full", "lora"] = "full"
+    """lora: adapters are trained and merged into the saved model."""
     eval_every: int = 60
+    """Steps between evaluations on held-out data; there is always one at the end."""
     save_every: int = 100
+    """Steps between checkpoints; 0: only at the end and when stopped."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=3e-3)
 
 

@@ -17,9 +17,12 @@ from tutelage.train.sources import conversations, is_world, texts
 
 class TokenizerConfig(StageConfig):
     data: str = "schoolroom:demo"
+    """Text: a file or folder, or the embedded world."""
     vocab_size: int = 768
     documents: int = 3000
+    """At most this many documents."""
     style: Literal["bpe", "char"] = "bpe"
+    """bpe: byte-level BPE; char: one token a character."""
 
 
 def run(config: TokenizerConfig, run: RunDir) -> dict[str, Any]:

@@ -25,18 +25,24 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 class UpdateConfig(BaseModel):
     """How one rollout moves the policy (InstructGPT sec. 3.5 and C.4; Schulman et al. 2017)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     epochs: int = Field(1, ge=1)
     """Passes over the rollout."""
     minibatches: int = Field(4, ge=1)
+    """Optimiser steps per pass."""
     clip: float = Field(0.2, gt=0)
+    """The policy's probability ratio counts within 1 +- clip."""
     value_clip: float = Field(0.2, gt=0)
+    """The critic's value counts within this distance of the rollout's."""
     gamma: float = Field(1.0, ge=0, le=1)
+    """Discount per token; InstructGPT has none."""
     lam: float = Field(0.95, ge=0, le=1)
+    """Lambda of GAE."""
     kl_kind: Literal["k1", "k2", "k3", "abs"] = "k1"
     """Estimator of the per-token KL in the reward."""
     whiten_rewards: bool = False
+    """Divide the rollout's rewards by their standard deviation."""
     missing_eos_penalty: float = 1.0
     """Subtracted from the score of a response that did not end."""
     temperature: float = Field(1.0, gt=0)
