@@ -41,6 +41,12 @@ def test_every_stage_ran_and_reported(smoke):
     assert (smoke / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "ppo"])
+def test_what_the_model_says_is_written_beside_the_metrics(smoke, stage):
+    rows = [json.loads(line) for line in (smoke / stage / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) >= 3 and all({"step", "prompt", "response"} <= set(row) and row["prompt"] for row in rows)
+
+
 def test_first_minibatch_has_ratio_one_and_no_kl(smoke):
     rows = [json.loads(line) for line in (smoke / "ppo/metrics.jsonl").read_text().splitlines()]
     assert rows[0]["first_ratio_deviation"] == 0.0

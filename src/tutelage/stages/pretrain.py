@@ -19,6 +19,7 @@ from tutelage.train.evaluate import bits_per_byte, text_loss, whole_text_nats
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.samples import sampler
 from tutelage.train.sources import world
 
 
@@ -52,6 +53,10 @@ class PretrainConfig(StageConfig):
     optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02, weight_decay=0.1)
 
 
+SAMPLE_START = 8
+"""Tokens of a held-out document that a sample continues."""
+
+
 def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     folder = Path(config.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
@@ -80,6 +85,8 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
             out["probe"] = sum(right) / len(right)
         return out
 
+    documents = min(3, len(held.documents) - 1)
+    starts = [held.document(i)[:SAMPLE_START].tolist() for i in range(documents)]
     stop = config.stop_at_probe
     last = train(
         model,
@@ -93,6 +100,7 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         eval_every=config.eval_every,
         save_every=config.save_every,
         log_every=50,
+        sample=sampler(engine, starts, max_tokens=32, temperature=1.0, seed=config.seed),
         stop_when=(lambda row: row.get("probe", 0.0) >= stop) if stop else None,
     )
     if config.model.startswith("preset:"):

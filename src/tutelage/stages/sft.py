@@ -15,6 +15,7 @@ from tutelage.core.config import StageConfig
 from tutelage.core.errors import DataError
 from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
+from tutelage.engine import LocalEngine
 from tutelage.loss.lm import token_logprobs
 from tutelage.model.hub import add_lora, load_model, resize_for, save_model
 from tutelage.text.chat import as_messages, encode_chats, ensure_chat, turn_end_id
@@ -26,6 +27,7 @@ from tutelage.train.evaluate import text_loss
 from tutelage.train.loop import Objective, train
 from tutelage.train.objectives import WithText, causal
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.samples import sampler
 from tutelage.train.sources import conversations, is_world
 
 
@@ -116,6 +118,13 @@ def _question(row: dict[str, Any]) -> str:
     return "\0".join(m["content"] for m in as_messages(row) if m["role"] != "assistant")
 
 
+def _asked(row: dict[str, Any]) -> list[dict[str, str]]:
+    """The dialogue up to its last answer."""
+    messages = as_messages(row)
+    last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    return messages[:last]
+
+
 def unigram_loss(train: Encoded, held: Encoded, vocab: int) -> float:
     """Nats per held-out answer token of a model that knows only how often each token stands in training answers."""
     counts = np.ones(vocab)
@@ -175,6 +184,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         found = answer_loss(model, held, tokenizer.pad_token_id, turn_end_id(tokenizer))
         return found | ({"val_text_loss": text_loss(model, shards, config.ptx_block)} if shards else {})
 
+    asked = [_asked(row) for row in held_rows[:3]]
     before = evaluate()
     last = train(
         model,
@@ -185,6 +195,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         steps=config.steps,
         precision=config.precision,
         evaluate=evaluate,
+        sample=sampler(LocalEngine(model, tokenizer), asked, max_tokens=48),
         eval_every=config.eval_every,
         save_every=config.save_every,
     )
