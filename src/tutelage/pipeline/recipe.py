@@ -10,10 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from tutelage.core.config import expand, merge, read_toml
+from tutelage.core.config import build, expand, merge, read_toml
 from tutelage.core.errors import ConfigError
 from tutelage.core.rundir import write_atomic
-from tutelage.pipeline.compare import answers, measure
+from tutelage.model.hub import find_model_dir
+from tutelage.pipeline.compare import CompareConfig, answers, measure
 from tutelage.pipeline.stages import STAGES, launch, read_summary
 from tutelage.report import stage_table, write_report
 
@@ -23,12 +24,13 @@ console = Console()
 def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Path:
     """Run every stage of the recipe, skipping what is finished; write summary.json and report.html.
 
-    A changed key re-runs the stages that depend on it: a stage's fingerprint contains its parents' fingerprints.
+    ${HERE} in a value is the recipe's folder, any other ${NAME} the environment's NAME. A changed key re-runs the
+    stages that depend on it: a stage's fingerprint contains its parents' fingerprints.
     """
-    recipe = expand(merge(read_toml(path), overrides or {}), str(path))
+    recipe = expand(merge(read_toml(path), overrides or {}), str(path), {"HERE": str(Path(path).parent)})
     out = Path(recipe.pop("out", None) or f"runs/{Path(path).stem}")
     shared = {"seed": recipe.pop("seed", 0)}
-    compare = recipe.pop("compare", None)
+    compare = _compared(recipe, str(path))
     stages: dict[str, Path] = {}
     table = []
     old = {s["name"]: s for s in read_summary(out).get("stages", [])}
@@ -55,9 +57,9 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         _save(out, table, {}, [])
     results, rows = {}, []
     if compare:
-        models = {label: stages[stage] for label, stage in compare.get("models", {}).items()}
-        rows = answers(models, compare["data"])
-        results = {**_stage_results(table), **measure(models, compare["data"], compare.get("prompts", 256))}
+        models = {label: stages.get(named, Path(named)) for label, named in compare.models.items()}
+        rows = answers(models, compare)
+        results = {**_stage_results(table), **measure(models, compare)}
     summary = _save(out, table, results, rows)
     write_report(out)
     console.print(stage_table(summary))
@@ -92,6 +94,18 @@ def _resolve(value: Any, stages: Mapping[str, Path], where: str) -> Any:
             raise ConfigError(f"{where}: {value!r} names no earlier stage; earlier: {', '.join(stages) or 'none'}")
         return str(stages[value[1:]])
     return value
+
+
+def _compared(recipe: dict[str, Any], path: str) -> CompareConfig | None:
+    """The [compare] table, taken out of the recipe; ConfigError when it names neither a stage nor a model's folder."""
+    if "compare" not in recipe:
+        return None
+    compare = build(CompareConfig, recipe.pop("compare"), f"{path}: [compare]")
+    for label, named in compare.models.items():
+        if named not in recipe and find_model_dir(named) is None:
+            known = ", ".join(recipe)
+            raise ConfigError(f"{path}: [compare] models.{label}={named!r} is no stage and no model; stages: {known}")
+    return compare
 
 
 def _save(out: Path, stages: list[dict], results: dict, rows: list[dict]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class PrepareConfig(StageConfig):
     """At most this many documents (the embedded world is endless)."""
     validation: int = 400
     """Documents for validation from the held-out world. Of files, every 20th chapter-long stretch is held out."""
+    held_out: str | None = None
+    """Validation text of its own; `data` is then for training as a whole."""
     curriculum: float = 0.5
     """Share of the documents after which the world's curriculum has fully eased."""
 
@@ -43,6 +45,9 @@ def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
             yield from texts(config.data, "train", config.documents - early, phase=1.0, stream=2)
 
         train, held = curriculum(), texts(config.data, "heldout", config.validation)
+    elif config.held_out:
+        train, held = (texts(d, "all", n, bad=run.bad_rows) for d, n in
+                       ((config.data, config.documents), (config.held_out, sys.maxsize)))  # fmt: skip
     else:
         read = partial(texts, config.data, "all", sys.maxsize, bad=run.bad_rows)
         train, held = islice(divide(read(), "train"), config.documents), divide(read(), "heldout")

@@ -15,7 +15,7 @@ from tutelage.model.hub import load_model
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
 from tutelage.text.chat import as_messages
-from tutelage.train.rewards import call_reward, load_function
+from tutelage.train.rewards import judge_rows, load_function
 from tutelage.train.sources import is_world, prompts
 
 
@@ -84,8 +84,7 @@ def _judge(config: RankConfig) -> Judge:
     function = gold_reward if config.judge == "gold" else load_function(config.judge)
 
     def by_score(row: dict[str, Any], texts: list[str], i: int) -> dict[str, Any]:
-        columns = {k: [v] * len(texts) for k, v in row.items() if k != "prompt"}
-        scores = call_reward(function, [row["prompt"]] * len(texts), texts, columns)
+        scores = judge_rows(function, [row] * len(texts), texts)
         levels = sorted(set(scores), reverse=True)
         return {"ranking": [[j for j, s in enumerate(scores) if s == level] for level in levels]}
 

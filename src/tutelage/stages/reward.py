@@ -27,6 +27,7 @@ from tutelage.train.reward_data import (
     read_rankings,
 )
 from tutelage.train.reward_report import Truth, reward_report
+from tutelage.train.sources import demonstration
 
 
 class RewardConfig(StageConfig):
@@ -130,11 +131,10 @@ class _Scorer:
 
 def _demonstration_mean(scorer: _Scorer, rows: list[dict[str, Any]]) -> float:
     """Mean score of demonstrations, which the shift moves to 0 (Stiennon et al. 2020); the embedded world knows them,
-    elsewhere a row's "demonstration" or its best-ranked response stands in."""
+    elsewhere a row's "demonstration" or "completion", or its best-ranked response, stands in."""
     shown = []
     for row in rows:
-        text = item_from_row(row).good if "item" in row else row.get("demonstration")
-        text = text if isinstance(text, str) else row["responses"][row["ranking"][0][0]]
+        text = demonstration(row) or row["responses"][row["ranking"][0][0]]
         shown.append({"prompt": row["prompt"], "responses": [text], "ranking": [[0]]})
     return sum(score[0] for score in scorer(shown)) / len(shown)
 

@@ -19,7 +19,7 @@ from tutelage.train.drive import Stateful
 from tutelage.train.loop import console
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.ppo import Actors, Forward
-from tutelage.train.rewards import Reward, load_function
+from tutelage.train.rewards import Reward, as_function
 from tutelage.train.scores import Score, by_function, by_logprob, by_model
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -59,7 +59,7 @@ def _score(reward: str | Reward, model: RewardModel | None, reference: Any, temp
         return by_model(model.eval().requires_grad_(False), reference, temperature)
     if reward == "logprob":
         return by_logprob
-    return by_function(reward if callable(reward) else load_function(reward))
+    return by_function(as_function(reward))
 
 
 def separate(

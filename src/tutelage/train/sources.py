@@ -1,19 +1,22 @@
-"""Where text, rows and prompts come from: a file or folder, or the embedded world as `schoolroom:demo`."""
+"""Where text, rows and prompts come from: a file or folder, the embedded world as `schoolroom:demo`, or a Python
+function as `rows.py:train`, which is called without arguments and gives rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
-from tutelage.core.records import BadRows, PromptRow, validate_rows
+from tutelage.core.records import BadRows, PromptRow, TextRow, validate_rows
 from tutelage.schoolroom import World
-from tutelage.schoolroom.rows import prompt_rows, sft_rows
+from tutelage.schoolroom.rows import gold_reward, item_from_row, prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
 from tutelage.text.corpus import read_rows, read_texts
+from tutelage.train.rewards import Reward, as_function, load_function
 
 Row = dict[str, Any]
 TENTH = 10
@@ -25,6 +28,11 @@ def is_world(data: str) -> bool:
     return data.startswith("schoolroom:")
 
 
+def is_function(data: str) -> bool:
+    """Whether `data` names a Python function, as `file.py:function`."""
+    return not is_world(data) and re.search(r"\.py:\w+$", data) is not None
+
+
 def world(data: str, seed: int = 0) -> World:
     """The world named by `schoolroom:demo` or `schoolroom:full`."""
     return World(seed=seed, families=data.split(":", 1)[1])
@@ -33,11 +41,14 @@ def world(data: str, seed: int = 0) -> World:
 def texts(
     data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0, bad: BadRows | None = None
 ) -> Iterator[str]:
-    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them."""
+    """At most `limit` documents of `data`. Those of a file or function are all given: the caller divides them."""
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
         return
     bad = bad or BadRows()
+    if is_function(data):
+        yield from (row["text"] for _, row in islice(validate_rows(_rows(data, bad), TextRow, bad), limit))
+        return
     # A novel is one file: its paragraphs are the units that the held-out rule divides.
     faults: list[str] = []
     found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults)
@@ -47,8 +58,9 @@ def texts(
 def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
     """At most `limit` rows for SFT, each with an assistant's answer.
 
-    `split`: "train", "heldout", or "all". Of files the split goes by the conversation's first user message, so that the
-    same question never stands on both sides. Raises DataError naming file and line, or saying that nothing is left.
+    `split`: "train", "heldout", or "all". Of other data the split goes by the conversation's first user message, so
+    that the same question never stands on both sides. Raises DataError naming file and line, or saying that nothing is
+    left.
     """
     if is_world(data):
         return list(sft_rows(world(data), limit, split, seed))
@@ -69,8 +81,8 @@ def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | N
 def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
     """At most `limit` rows with "prompt" and the columns that reach the reward.
 
-    `split`: "train", "heldout", or "all". A tenth of a file's prompts is held out by a hash of the prompt: equal
-    prompts stay on one side, whatever the order of the file. Raises DataError naming file and line.
+    `split`: "train", "heldout", or "all". A tenth of a file's or function's prompts is held out by a hash of the
+    prompt: equal prompts stay on one side, whatever the order of the rows. Raises DataError naming file and line.
     """
     if is_world(data):
         return list(prompt_rows(world(data), limit, split, seed))
@@ -81,6 +93,20 @@ def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = 
     if not found:
         raise DataError(f"{data}: one prompt alone; a held-out prompt needs at least 2 different ones")
     return found
+
+
+def truth(data: str, gold: str | Reward | None) -> Reward | None:
+    """The function that knows how good an answer is: the one given, else the embedded world's program, else none."""
+    if gold is None:
+        return gold_reward if is_world(data) else None
+    return as_function(gold)
+
+
+def demonstration(row: Row) -> str | None:
+    """A good answer to the row's prompt, where it has one: the world's, or the column "demonstration" or
+    "completion"."""
+    found = item_from_row(row).good if "item" in row else row.get("demonstration", row.get("completion"))
+    return found if isinstance(found, str) else None
 
 
 def nonempty(rows: list[Row], data: str) -> list[Row]:
@@ -100,6 +126,9 @@ def _policy(bad: BadRows) -> Any:
 
 
 def _rows(data: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    if is_function(data):
+        yield from ((f"{data}: row {n}", row) for n, row in enumerate(load_function(data)(), 1))
+        return
     faults: list[str] = []
     yield from _reporting(read_rows(data, _policy(bad), faults), faults, bad)
 
