@@ -11,7 +11,7 @@ from typing import Any
 from tutelage.core.config import StageConfig, build
 from tutelage.core.errors import ConfigError
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import set_threads
+from tutelage.core.runtime import keep_memory, set_threads
 
 STAGES = {
     "tokenizer": "TokenizerConfig",
@@ -51,6 +51,7 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
         directory.close()
         return out, False
     try:
+        keep_memory()
         threads = set_threads()
         directory.note(device="cpu", threads=threads)
         stage = importlib.import_module(f"tutelage.stages.{kind}")
