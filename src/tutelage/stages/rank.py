@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,9 @@ class RankConfig(StageConfig):
     """K: answers sampled per prompt (InstructGPT: 4 to 9)."""
     annotators: int = 5
     """Simulated people, who take turns."""
-    temperature: float = 1.0
+    temperature: float | list[float] = 1.0
+    """Of sampling; of a list, a prompt's answers take turns. With low ones too the reward model has seen the even,
+    repetitive answers towards which PPO moves, and not those of temperature 1 alone."""
     max_tokens: int = 24
     """Longest answer."""
 
@@ -51,23 +54,28 @@ def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, split, n in (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out)):
         rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31, run.bad_rows)
-        params = SamplingParams(
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            n=config.responses,
-            seed=stream_seed(config.seed, "rank sampling", name) % 2**31,
-        )
-        asked = [as_messages({"prompt": r["prompt"]}) for r in rows]
-        outputs = engine.generate(asked, params)
         ranked = []
-        for i, (row, output) in enumerate(zip(rows, outputs)):
-            texts = list(dict.fromkeys(c.text for c in output.completions))  # equal answers say nothing about order
+        for i, (row, texts) in enumerate(zip(rows, _responses(config, engine, rows, name))):
             if len(texts) > 1:
                 ranked.append({**row, "responses": texts, **judge(row, texts, i)})
         write_atomic(run.path / f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ranked))
         out[name] = len(ranked)
         out[f"{name}_comparisons"] = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in ranked)
     return out
+
+
+def _responses(config: RankConfig, engine: LocalEngine, rows: list[dict[str, Any]], name: str) -> list[list[str]]:
+    """The different answers to each row's prompt: equal ones say nothing about order."""
+    asked = [as_messages({"prompt": r["prompt"]}) for r in rows]
+    found: list[list[str]] = [[] for _ in rows]
+    given = config.temperature if isinstance(config.temperature, list) else [config.temperature]
+    turns = Counter(given[i % len(given)] for i in range(config.responses))
+    for number, (temperature, n) in enumerate(turns.items()):
+        seed = stream_seed(config.seed, "rank sampling", name, *[number] * bool(number)) % 2**31
+        params = SamplingParams(max_tokens=config.max_tokens, temperature=temperature, n=n, seed=seed)
+        for texts, output in zip(found, engine.generate(asked, params)):
+            texts += [c.text for c in output.completions]
+    return [list(dict.fromkeys(texts)) for texts in found]
 
 
 def _judge(config: RankConfig) -> Judge:
