@@ -110,7 +110,7 @@ def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration"
             elif issue["type"] == "missing":
                 lines.append(f"no {key}=; it must be given")
             else:
-                lines.append(f"{key}={issue.get('input')!r}: {issue['msg']}")
+                lines.append(f"{key}={issue.get('input')!r}: {issue['msg'].removeprefix('Value error, ')}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
 
 

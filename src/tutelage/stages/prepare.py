@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any
-
-from transformers import AutoTokenizer
+from typing import Any, Literal
 
 from tutelage.core.config import StageConfig
+from tutelage.core.progress import track
 from tutelage.core.rundir import RunDir
+from tutelage.model.hub import load_tokenizer
+from tutelage.text.corpus import Meter
 from tutelage.text.shards import write_shards
 from tutelage.text.split import divide
 from tutelage.text.tokenizer import encode_documents
@@ -33,27 +32,41 @@ class PrepareConfig(StageConfig):
 
 
 def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
-    folder = Path(config.tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
-    if is_world(config.data):
-        early = int(config.documents * config.curriculum)
-
-        def curriculum() -> Iterator[str]:
-            yield from texts(config.data, "train", early, phase=0.0, stream=1)
-            yield from texts(config.data, "train", config.documents - early, phase=1.0, stream=2)
-
-        train, held = curriculum(), texts(config.data, "heldout", config.validation)
-    else:
-        read = partial(texts, config.data, "all", sys.maxsize, bad=run.bad_rows)
-        train, held = islice(divide(read(), "train"), config.documents), divide(read(), "heldout")
+    """Write both parts as shards; the summary counts their tokens, documents and bytes."""
+    tokenizer = load_tokenizer(config.tokenizer)
+    parts = _world_parts(config, run) if is_world(config.data) else _file_parts(config, run)
     out: dict[str, Any] = {}
-    for name, documents in (("train", train), ("validation", held)):
+    for name, documents in parts.items():
         sizes: list[int] = []
         info = write_shards(run.path / name, encode_documents(tokenizer, _measured(documents, sizes)), tokenizer)
         out[f"{name}_tokens"] = info.tokens
         out[f"{name}_documents"] = info.documents
         out[f"{name}_bytes"] = sum(sizes)
     return out
+
+
+def _world_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]:
+    early = int(config.documents * config.curriculum)
+
+    def curriculum() -> Iterator[str]:
+        yield from texts(config.data, "train", early, phase=0.0, stream=1)
+        yield from texts(config.data, "train", config.documents - early, phase=1.0, stream=2)
+
+    held = texts(config.data, "heldout", config.validation)
+    return {
+        "train": track(curriculum(), f"{run.path.name} train", "documents", config.documents),
+        "validation": track(held, f"{run.path.name} validation", "documents", config.validation),
+    }
+
+
+def _file_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]:
+    def part(name: str, side: Literal["train", "heldout"]) -> Iterator[str]:
+        meter = Meter(config.data)  # how many documents there are is not known before they are read; their size is
+        found = divide(texts(config.data, "all", sys.maxsize, bad=run.bad_rows, meter=meter), side)
+        shown = track(found, f"{run.path.name} {name}", "MB", meter.total / 1e6, lambda: meter.done / 1e6)
+        return islice(shown, config.documents if side == "train" else None)
+
+    return {"train": part("train", "train"), "validation": part("validation", "heldout")}
 
 
 def _measured(documents: Iterable[str], sizes: list[int]) -> Iterator[str]:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
-from tutelage.model.hub import create_model, load_model, parameter_count, save_model, settle_unseen
+from tutelage.model.hub import create_model, load_model, load_tokenizer, parameter_count, save_model, settle_unseen
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.evaluate import bits_per_byte, text_loss, whole_text_nats
@@ -58,8 +57,7 @@ SAMPLE_START = 8
 
 
 def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
-    folder = Path(config.tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
+    tokenizer = load_tokenizer(config.tokenizer)
     if config.model.startswith("preset:"):
         model = create_model(config.model, tokenizer, config.max_length, config.seed)
     else:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
@@ -143,5 +142,5 @@ def _save(model: RewardModel, adapters: Adapters | None, folder: Path, tokenizer
     if adapters is None:
         model.save(folder, tokenizer)
         return
-    RewardModel(unload(model.model, "reward"), model.features, model.reward_shift).save(folder, tokenizer)
-    save_file({k: v.contiguous() for k, v in adapters.state("reward").items()}, str(folder / ADAPTER_FILE))
+    plain = RewardModel(unload(model.model, "reward"), model.features, model.reward_shift)
+    plain.save(folder, tokenizer, {ADAPTER_FILE: adapters.state("reward")})

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
+from tutelage.core.atomic import write_folder
 from tutelage.core.config import StageConfig
+from tutelage.core.progress import track
 from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
 from tutelage.text.split import divide
@@ -26,12 +28,16 @@ class TokenizerConfig(StageConfig):
 
 
 def run(config: TokenizerConfig, run: RunDir) -> dict[str, Any]:
-    sample = list(islice(_documents(config.data, "train", run.bad_rows), config.documents))
+    """Read a sample, learn the vocabulary, measure it on held-out text."""
+    name = run.path.name
+    found = islice(_documents(config.data, "train", run.bad_rows), config.documents)
+    sample = list(track(found, f"{name} reads", "documents", config.documents))
     if is_world(config.data):  # answers carry words (please, sorry) that documents may lack
         rows = conversations(config.data, "train", config.documents, config.seed)
         sample += [m["content"] for row in rows for m in row["messages"]]
-    tokenizer = train_tokenizer(sample, config.vocab_size, style=config.style)
-    tokenizer.save_pretrained(run.path / "tokenizer")
+    shown = track(sample, f"{name} learns", "documents", len(sample))
+    tokenizer = train_tokenizer(shown, config.vocab_size, style=config.style)
+    write_folder(run.path / "tokenizer", tokenizer.save_pretrained)
     held = list(islice(_documents(config.data, "heldout", run.bad_rows), 200))
     return {"vocab_size": len(tokenizer), **fertility(tokenizer, held)}
 

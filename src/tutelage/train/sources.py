@@ -13,7 +13,7 @@ from tutelage.core.records import BadRows, PromptRow, validate_rows
 from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
-from tutelage.text.corpus import read_rows, read_texts
+from tutelage.text.corpus import Meter, read_rows, read_texts
 
 Row = dict[str, Any]
 TENTH = 10
@@ -31,16 +31,23 @@ def world(data: str, seed: int = 0) -> World:
 
 
 def texts(
-    data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0, bad: BadRows | None = None
+    data: str,
+    split: str,
+    limit: int,
+    phase: float = 0.0,
+    stream: int = 0,
+    bad: BadRows | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[str]:
-    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them."""
+    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them. `meter` is told
+    how far the reading of files is."""
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
         return
     bad = bad or BadRows()
     # A novel is one file: its paragraphs are the units that the held-out rule divides.
     faults: list[str] = []
-    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults)
+    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults, meter=meter)
     yield from islice(_reporting(found, faults, bad), limit)
 
 
@@ -88,6 +95,15 @@ def nonempty(rows: list[Row], data: str) -> list[Row]:
     if not rows:
         raise DataError(f"{data}: no rows; expected at least one")
     return rows
+
+
+def place_of(prompt: Any, data: str) -> str:
+    """"file:line" of a prompt in `data`, read again for an error message; of the embedded world the prompt itself."""
+    if not is_world(data):
+        for where, row in read_rows(data, on_bad_row="skip"):
+            if row.get("prompt") == prompt:
+                return where
+    return f"{data}: {str(prompt)[:60]!r}"
 
 
 def _enough(limit: int) -> int:
