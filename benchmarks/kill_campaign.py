@@ -63,7 +63,7 @@ class Watch:
     """Looks at a pipeline's directory from outside: which stage the process started at `since` works on."""
 
     def __init__(self, out: Path, stages: list[str]) -> None:
-        self.out, self.stages, self.since = out, [s for s in stages if s != COMPARE], time.time() - 0.01
+        self.out, self.stages, self.since = out, stages, time.time() - 0.01
         self.seen: dict[str, float] = {}
 
     def now(self) -> tuple[str, float] | None:
@@ -71,7 +71,7 @@ class Watch:
         for stage in self.stages:
             if stage not in self.seen and self._written(self.out / stage / "manifest.json"):
                 self.seen[stage] = time.time()
-        stage = max(self.seen, key=self.stages.index, default=None)
+        stage = max(self.seen, key=[*self.stages, COMPARE].index, default=None)
         last = self.stages[-1]
         # the pipeline's own summary is written after every stage, also after one that was kept
         if stage in (None, last) and self._written(self.out / "summary.json") and self._finished(last):
