@@ -60,7 +60,7 @@ class Progress:
         places = 0 if max(self.total or 0, self.done) >= 100 else 1
         whole = f"/{self.total:,.{places}f}" if self.total else ""
         rate = self.done / max(seconds, 1e-9)
-        return f"{self.done:,.{places}f}{whole} {self.unit}  {rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s"
+        return f"{self.done:,.{places}f}{whole} {self.unit}  {rate:,.{0 if rate >= 9.95 else 1}f} {self.unit}/s"
 
     def left(self, seconds: float) -> str:
         """The time left, in words."""

@@ -40,6 +40,10 @@ KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints"
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
 
 
+BEGUN = ("python", "versions", "commit", "cpu")
+"""What else decides about the last bits: a run resumed on another machine or code is told so."""
+
+
 class RunDir:
     """One stage's directory, locked while it is being written.
 
@@ -150,10 +154,13 @@ class RunDir:
             "fingerprint": self.fingerprint,
             "parents": self.parents,
             "seed": self.config.get("seed"),
-            **environment(),
             "started": old.get("started") or _now(),
-            **{k: old[k] for k in ("device", "dtype", "threads", "warnings") if k in old},
+            **{k: old[k] for k in (*BEGUN, "device", "dtype", "threads", "warnings") if k in old},
         }
+        here = environment()
+        for key in BEGUN:
+            self._differs(key, here[key])
+        self._manifest.update(here)
         self._write_manifest("running")
 
     def _write_manifest(self, status: str) -> None:
@@ -173,13 +180,16 @@ class RunDir:
         differ from an unbroken run's in the last bits.
         """
         for key, value in facts.items():
-            before = self._manifest.get(key)
-            if before not in (None, value):
-                warning = f"resumed with {key}={value}, begun with {before}: no longer bit-equal to an unbroken run"
-                self._manifest.setdefault("warnings", []).append(warning)
-                print(f"{self.path}: {warning}", file=sys.stderr)
+            self._differs(key, value)
         self._manifest.update(facts)
         self._write_manifest(str(self._manifest.get("status", "running")))
+
+    def _differs(self, key: str, value: Any) -> None:
+        before = self._manifest.get(key)
+        if before not in (None, value):
+            warning = f"resumed with {key}={value}, begun with {before}: perhaps no longer bit-equal to an unbroken run"
+            self._manifest.setdefault("warnings", []).append(warning)
+            print(f"{self.path}: {warning}", file=sys.stderr)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl and its numbers to the TensorBoard events, and flush them."""
@@ -197,8 +207,13 @@ class RunDir:
     def sync(self) -> None:
         """Wait until metrics and samples are on the disk: before a checkpoint says that their steps are done."""
         for name in ("metrics.jsonl", "samples.jsonl"):
-            with contextlib.suppress(FileNotFoundError), (self.path / name).open("rb") as file:
-                os.fsync(file.fileno())
+            try:
+                with (self.path / name).open("rb") as file:
+                    os.fsync(file.fileno())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise unwritable(self.path / name, error) from error
 
     def truncate_metrics(self, last_step: int) -> None:
         """Drop metrics and samples after `last_step`: on resume the steps since the checkpoint are run again."""

@@ -143,7 +143,8 @@ def set_threads(begun: int | None = None) -> int:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    asked = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # OpenMP allows a list, one number a level
+    asked = int(first) if first.isdigit() else 0
     if begun and not asked and begun != cores:
         words = f"going on with {begun} threads, as begun ({cores} cores here); OMP_NUM_THREADS overrides"
         print(words, file=sys.stderr)

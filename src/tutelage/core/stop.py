@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,7 +50,8 @@ class StopFlag:
 
     def _on(self, *_: Any) -> None:
         if not self.set:  # written without buffers or locks: the signal may have come in the middle of a print
-            os.write(2, b"\nstopping: this step is finished and saved first\n")
+            with suppress(OSError):
+                os.write(2, b"\nstopping: this step is finished and saved first\n")
         self.set = True
 
     def __exit__(self, *_: Any) -> None:

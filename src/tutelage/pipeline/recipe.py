@@ -129,6 +129,7 @@ def _conclude(out: Path, table: list[dict[str, Any]], compare: CompareConfig | N
     results: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
     if compare:
+        progress.print("[bold]compare[/]")
         models = {label: out / stage for label, stage in compare.models.items()}
         rows = answers(models, compare.data)
         results = {**_stage_results(table), **measure(models, compare.data, compare.prompts)}

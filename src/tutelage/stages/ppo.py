@@ -39,22 +39,22 @@ class PpoConfig(StageConfig, UpdateConfig):
     label-free control). The critic starts from the reward model, or from the SFT trunk where there is none."""
     data: str = "schoolroom:demo"
     """Prompts: a file or folder, or the embedded world."""
-    prompts: int = 20_000
+    prompts: int = Field(20_000, ge=1)
     """At most this many of them."""
     ptx_data: str | None = None
     """Run directory of `prepare` whose text is mixed in with weight ptx_coef."""
-    ptx_batch: int = 16
+    ptx_batch: int = Field(16, ge=1)
     """Blocks of text per minibatch."""
-    ptx_block: int = 96
+    ptx_block: int = Field(96, ge=2)
     """Tokens of a block."""
     updates: int = Field(60, ge=1)
     batch_size: int = Field(256, ge=1)
     """Episodes per update."""
-    max_tokens: int = 24
+    max_tokens: int = Field(24, ge=1)
     """Longest answer."""
-    kl_coef: float = 0.05
+    kl_coef: float = Field(0.05, ge=0)
     """Weight of the per-token KL to the SFT model in the reward."""
-    kl_target: float | None = None
+    kl_target: float | None = Field(None, gt=0)
     """Adaptive coefficient towards this KL (sum over tokens), if given."""
     method: Literal["full", "lora"] = "full"
     """lora: policy, reference, critic and (if it was trained so) reward are adapters on one frozen trunk."""
@@ -64,9 +64,9 @@ class PpoConfig(StageConfig, UpdateConfig):
     PPO tends to raise the reward and not the quality: it is said aloud, and gate_passed is false in the summary."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
-    save_every: int = 10
+    save_every: int = Field(10, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
-    sample_every: int = 10
+    sample_every: int = Field(10, ge=1)
     """Updates between rows of samples.jsonl."""
     optimizer: OptimConfig = OptimConfig(name="adamw", lr=5e-4, decay=0.4, eps=1e-5, warmup=0.05)
 

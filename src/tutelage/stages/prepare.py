@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
+from pydantic import Field
+
 from tutelage.core.config import StageConfig
 from tutelage.core.progress import track
 from tutelage.core.rundir import RunDir
@@ -23,11 +25,11 @@ class PrepareConfig(StageConfig):
     """Run directory of `tokenizer`, or a folder that holds one."""
     data: str = "schoolroom:demo"
     """Text: a file or folder, or the embedded world."""
-    documents: int = 100_000
+    documents: int = Field(100_000, ge=1)
     """At most this many documents (the embedded world is endless)."""
-    validation: int = 400
+    validation: int = Field(400, ge=1)
     """Documents for validation from the held-out world. Of files, every 20th chapter-long stretch is held out."""
-    curriculum: float = 0.5
+    curriculum: float = Field(0.5, ge=0, le=1)
     """Share of the documents after which the world's curriculum has fully eased."""
 
 
@@ -62,7 +64,7 @@ def _world_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]
 def _file_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]:
     def part(name: str, side: Literal["train", "heldout"]) -> Iterator[str]:
         meter = Meter(config.data)  # how many documents there are is not known before they are read; their size is
-        found = divide(texts(config.data, "all", sys.maxsize, bad=run.bad_rows, meter=meter), side)
+        found = divide(texts(config.data, "all", sys.maxsize, bad=run.bad_rows, meter=meter), side, config.data)
         shown = track(found, f"{run.path.name} {name}", "MB", meter.total / 1e6, lambda: meter.done / 1e6)
         return islice(shown, config.documents if side == "train" else None)
 

@@ -39,7 +39,7 @@ class RankConfig(StageConfig):
     """K: answers sampled per prompt (InstructGPT: 4 to 9); of equal ones one is kept."""
     annotators: int = Field(5, ge=1)
     """Simulated people, who take turns."""
-    temperature: float = 1.0
+    temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(24, ge=1)
     """Longest answer."""
 

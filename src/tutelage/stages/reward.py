@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
@@ -35,17 +36,17 @@ class RewardConfig(StageConfig):
     """A rankings file, or the run directory of `rank`."""
     features: bool = True
     """Log-prob features of the frozen SFT model beside the hidden state."""
-    steps: int = 150
+    steps: int = Field(150, ge=1)
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: int = Field(32, ge=1)
     """Prompts per step."""
-    max_length: int = 256
+    max_length: int = Field(256, ge=2)
     """Longest row in tokens."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
-    save_every: int = 100
+    save_every: int = Field(100, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
-    feature_lr: float = 8.0
+    feature_lr: float = Field(8.0, ge=0)
     """Learning rate of the feature head as a multiple of the rest."""
     method: Literal["full", "lora"] = "full"
     """lora: the trunk stays frozen; the adapter is also kept apart, for PPO on one shared trunk."""

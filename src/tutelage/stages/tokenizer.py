@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
+from pydantic import Field
+
 from tutelage.core.atomic import write_folder
 from tutelage.core.config import StageConfig
 from tutelage.core.progress import track
@@ -20,8 +22,8 @@ from tutelage.train.sources import conversations, is_world, texts
 class TokenizerConfig(StageConfig):
     data: str = "schoolroom:demo"
     """Text: a file or folder, or the embedded world."""
-    vocab_size: int = 768
-    documents: int = 3000
+    vocab_size: int = Field(768, ge=1)
+    documents: int = Field(3000, ge=1)
     """At most this many documents."""
     style: Literal["bpe", "char"] = "bpe"
     """bpe: byte-level BPE; char: one token a character."""
@@ -45,4 +47,4 @@ def run(config: TokenizerConfig, run: RunDir) -> dict[str, Any]:
 def _documents(data: str, part: Literal["train", "heldout"], bad: BadRows) -> Iterator[str]:
     """Documents of one part: a vocabulary fitted to held-out text would flatter every measurement on it."""
     found = texts(data, part, sys.maxsize, bad=bad)
-    return found if is_world(data) else divide(found, part)
+    return found if is_world(data) else divide(found, part, data)
