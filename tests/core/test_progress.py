@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from tutelage.core import progress
-from tutelage.core.progress import Progress, track
+from tutelage.core.progress import Progress
 
 
 @pytest.fixture
@@ -19,8 +19,9 @@ def clock(monkeypatch):
 def test_a_log_gets_few_lines(monkeypatch, clock):
     out = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=out, highlight=False))
-    for _ in track(range(1000), "prepare train", "documents", 1000):
-        clock[0] += 0.1
+    with Progress("prepare train", "documents", 1000) as shown:
+        for _ in shown.over(range(1000)):
+            clock[0] += 0.1
     lines = out.getvalue().splitlines()
     assert len(lines) == 3  # 100 seconds, a line every 30
     assert lines[0] == "prepare train 300/1,000 documents  10 documents/s  ETA 70s"
@@ -32,9 +33,9 @@ def test_bytes_of_a_corpus_and_unknown_totals(monkeypatch, clock):
     with Progress("rank", "prompts", every=0.0) as shown:
         clock[0] += 2
         shown.add(3)
-    with Progress("prepare", "MB", 4.0, every=0.0) as shown:
+    with Progress("prepare", "MB", 4.0, count=lambda: 1.0, every=0.0) as shown:
         clock[0] += 2
-        shown.at(1.0)
+        assert list(shown.over("x")) == ["x"]
     assert out.getvalue().splitlines() == [
         "rank 3.0 prompts  1.5 prompts/s  ETA unknown", "prepare 1.0/4.0 MB  0.5 MB/s  ETA 6s",
     ]  # fmt: skip

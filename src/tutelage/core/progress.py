@@ -17,16 +17,27 @@ LINE_SECONDS = 30.0
 
 
 class Progress:
-    """Context that shows `done` of `total` units of one job, with units a second and the time left."""
+    """Context that shows how many of `total` units of one job are done, with units a second and the time left.
 
-    def __init__(self, name: str, unit: str, total: float | None = None, every: float | None = None) -> None:
-        self.name, self.unit, self.total, self.done = name, unit, total, 0.0
+    `count()` says how many are done where `over` cannot count them itself; `every`: seconds between showings.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        total: float | None = None,
+        count: Callable[[], float] | None = None,
+        every: float | None = None,
+    ) -> None:
+        self.name, self.unit, self.total, self.done, self._count = name, unit, total, 0.0, count
         self._every = every if every is not None else 0.1 if console.is_terminal else LINE_SECONDS
-        self._began = self._shown = time.perf_counter()
+        self._began = self._shown = 0.0
         self._bars: Bars | None = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
+        self._began = self._shown = time.perf_counter()
         if console.is_terminal:
             columns = (TextColumn(f"[bold]{self.name}[/]"), BarColumn(), TextColumn("{task.fields[words]}"))
             self._bars = Bars(*columns, TimeRemainingColumn(), console=console, transient=True)
@@ -37,6 +48,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Pass the items on; each is a unit done, unless `count` was given."""
+        for item in items:
+            yield item
+            self.at(self._count() if self._count else self.done + 1)
 
     def add(self, count: float = 1) -> None:
         """So many units more are done."""
@@ -68,12 +85,3 @@ class Progress:
             return "unknown"
         return f"{max(0.0, seconds * (self.total / self.done - 1)):.0f}s"
 
-
-def track(
-    items: Iterable[T], name: str, unit: str, total: float | None = None, done: Callable[[], float] | None = None
-) -> Iterator[T]:
-    """Pass the items on and show how far they are: their count, or what `done()` says."""
-    with Progress(name, unit, total) as progress:
-        for item in items:
-            yield item
-            progress.at(done() if done else progress.done + 1)

@@ -128,6 +128,9 @@ def _inputs(config: StageConfig) -> dict[str, str]:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """summary.json of a run directory, or {}."""
+    """summary.json of a run directory, or {}. RunError when it is damaged."""
     file = path / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{file}: damaged ({error}); remove it, or choose another out=") from None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tutelage.core.config import StageConfig
-from tutelage.core.progress import track
+from tutelage.core.progress import Progress
 from tutelage.core.rundir import RunDir
 from tutelage.model.hub import load_tokenizer
 from tutelage.text.corpus import Meter
@@ -38,16 +38,21 @@ def run(config: PrepareConfig, run: RunDir) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.tokenizer)
     parts = _world_parts(config, run) if is_world(config.data) else _file_parts(config, run)
     out: dict[str, Any] = {}
-    for name, documents in parts.items():
+    for name, (documents, progress) in parts.items():
         sizes: list[int] = []
-        info = write_shards(run.path / name, encode_documents(tokenizer, _measured(documents, sizes)), tokenizer)
+        with progress:
+            rows = encode_documents(tokenizer, _measured(progress.over(documents), sizes))
+            info = write_shards(run.path / name, rows, tokenizer)
         out[f"{name}_tokens"] = info.tokens
         out[f"{name}_documents"] = info.documents
         out[f"{name}_bytes"] = sum(sizes)
     return out
 
 
-def _world_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]:
+Part = tuple[Iterable[str], Progress]
+
+
+def _world_parts(config: PrepareConfig, run: RunDir) -> dict[str, Part]:
     early = int(config.documents * config.curriculum)
 
     def curriculum() -> Iterator[str]:
@@ -56,17 +61,17 @@ def _world_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]
 
     held = texts(config.data, "heldout", config.validation)
     return {
-        "train": track(curriculum(), f"{run.path.name} train", "documents", config.documents),
-        "validation": track(held, f"{run.path.name} validation", "documents", config.validation),
+        "train": (curriculum(), Progress(f"{run.path.name} train", "documents", config.documents)),
+        "validation": (held, Progress(f"{run.path.name} validation", "documents", config.validation)),
     }
 
 
-def _file_parts(config: PrepareConfig, run: RunDir) -> dict[str, Iterable[str]]:
-    def part(name: str, side: Literal["train", "heldout"]) -> Iterator[str]:
+def _file_parts(config: PrepareConfig, run: RunDir) -> dict[str, Part]:
+    def part(name: str, side: Literal["train", "heldout"]) -> Part:
         meter = Meter(config.data)  # how many documents there are is not known before they are read; their size is
-        found = divide(texts(config.data, "all", sys.maxsize, bad=run.bad_rows, meter=meter), side, config.data)
-        shown = track(found, f"{run.path.name} {name}", "MB", meter.total / 1e6, lambda: meter.done / 1e6)
-        return islice(shown, config.documents if side == "train" else None)
+        read = texts(config.data, "all", sys.maxsize, bad=run.bad_rows, meter=meter)
+        found = islice(divide(read, side, config.data), config.documents if side == "train" else None)
+        return found, Progress(f"{run.path.name} {name}", "MB", meter.total / 1e6, lambda: meter.done / 1e6)
 
     return {"train": part("train", "train"), "validation": part("validation", "heldout")}
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tutelage.core.atomic import write_folder
 from tutelage.core.config import StageConfig
-from tutelage.core.progress import track
+from tutelage.core.progress import Progress
 from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
 from tutelage.text.split import divide
@@ -33,12 +33,13 @@ def run(config: TokenizerConfig, run: RunDir) -> dict[str, Any]:
     """Read a sample, learn the vocabulary, measure it on held-out text."""
     name = run.path.name
     found = islice(_documents(config.data, "train", run.bad_rows), config.documents)
-    sample = list(track(found, f"{name} reads", "documents", config.documents))
+    with Progress(f"{name} reads", "documents", config.documents) as progress:
+        sample = list(progress.over(found))
     if is_world(config.data):  # answers carry words (please, sorry) that documents may lack
         rows = conversations(config.data, "train", config.documents, config.seed)
         sample += [m["content"] for row in rows for m in row["messages"]]
-    shown = track(sample, f"{name} learns", "documents", len(sample))
-    tokenizer = train_tokenizer(shown, config.vocab_size, style=config.style)
+    with Progress(f"{name} learns", "documents", len(sample)) as progress:
+        tokenizer = train_tokenizer(progress.over(sample), config.vocab_size, style=config.style)
     write_folder(run.path / "tokenizer", tokenizer.save_pretrained)
     held = list(islice(_documents(config.data, "heldout", run.bad_rows), 200))
     return {"vocab_size": len(tokenizer), **fertility(tokenizer, held)}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from tutelage.core.errors import Interrupted
+from tutelage.core.errors import Interrupted, RunError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import reseed, resolve_precision
 from tutelage.core.stop import StopFlag
@@ -61,6 +61,9 @@ def drive(
     folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
     if found := load_latest(folder):
         start, state = found
+        if missing := [name for name in parts if name not in state]:
+            words = f"no {missing[0]!r} in it, another version wrote it; remove {folder} to begin anew"
+            raise RunError(f"{folder}/step-{start}: {words}")
         for name, part in parts.items():
             part.load_state_dict(state[name])
         console.print(f"[bold]{run.path.name}[/] goes on after step {start}")
