@@ -66,6 +66,8 @@ class Watch:
     def __init__(self, out: Path, stages: list[str]) -> None:
         self.out, self.stages, self.since = out, stages, time.time() - 0.01
         self.seen: dict[str, float] = {}
+        self.left = {name for stage in stages for name in self._written_aside(stage)}
+        """What processes that were killed have left."""
 
     def now(self) -> tuple[str, float] | None:
         """(stage, seconds since it began), or None while nothing has begun."""
@@ -94,6 +96,9 @@ class Watch:
 
     def half_written(self, stage: str) -> str:
         """What is being written aside in the stage's directory, or ""."""
+        return next((name for name in self._written_aside(stage) if name not in self.left), "")
+
+    def _written_aside(self, stage: str) -> Iterator[str]:
         for place in (self.out / stage, self.out / stage / "checkpoints"):
             try:
                 names = [entry.name for entry in os.scandir(place)]
@@ -101,8 +106,7 @@ class Watch:
                 continue
             for name in names:
                 if name.startswith(".") and not name.startswith((".lock", ".manifest", ".config")):
-                    return f"{place.name}/{name}"
-        return ""
+                    yield f"{stage}: {name}"
 
 
 def start(line: list[str], log: Path) -> subprocess.Popen[bytes]:
