@@ -22,7 +22,7 @@ STAGES = {
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
 }
-INPUTS = ("tokenizer", "data", "model", "reward", "judge", "ptx_data")
+INPUTS = ("tokenizer", "data", "held_out", "model", "reward", "judge", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:")
 
 
