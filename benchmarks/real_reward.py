@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -132,8 +133,8 @@ def control(out: Path, model: str, args: argparse.Namespace) -> Rows:
     return found
 
 
-def speed(model: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the same training steps on real K-way rows: one block a batch, and parts of like lengths."""
+def speed(model: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the same training steps on real rows: one block a batch against parts of like lengths, by turns."""
     from tutelage.model.heads import create_reward_model
     from tutelage.model.hub import load_model
     from tutelage.train.objectives import kwise
@@ -142,10 +143,11 @@ def speed(model: str, args: argparse.Namespace) -> dict[str, Any]:
     from tutelage.train.sources import rankings
 
     sft, tokenizer = load_model(model)
-    rows = random.Random(args.seed).sample(rankings(str(KWAY))[0], args.batch * args.steps)
+    rows = random.Random(args.seed).sample(rankings(str(data))[0], args.batch * args.steps)
     encoded = [encode_ranking(row, tokenizer, args.max_length) for row in rows]
     found: dict[str, Any] = {"real_tokens": sum(len(ids) for row in encoded for ids in row["ids"])}
-    for name, tokens in (("one_block", 10**9), ("parts", PART_TOKENS)):
+
+    def steps(tokens: int) -> tuple[float, int]:
         reward = create_reward_model(sft, tokenizer, seed=0)
         optimizers = Optimizers(reward, OptimConfig())
         began, padded = time.perf_counter(), 0
@@ -155,9 +157,16 @@ def speed(model: str, args: argparse.Namespace) -> dict[str, Any]:
             loss.backward()
             optimizers.step(0.5)
             padded += metrics["tokens"]
-        found |= {f"{name}_seconds": time.perf_counter() - began, f"{name}_tokens": padded}
-    found["ratio"] = found["one_block_seconds"] / found["parts_seconds"]
-    show(f"{args.steps} steps of {args.batch} prompts, at most {args.max_length} tokens", found)
+        return time.perf_counter() - began, padded
+
+    times: dict[str, list[float]] = {"one_block": [], "parts": []}
+    for _ in range(args.repeats):
+        for name, tokens in (("one_block", 10**9), ("parts", PART_TOKENS)):
+            seconds, found[f"{name}_tokens"] = steps(tokens)
+            times[name].append(seconds)
+    found |= {f"{name}_seconds": statistics.median(values) for name, values in times.items()}
+    found["ratio"] = statistics.median(a / b for a, b in zip(times["one_block"], times["parts"]))
+    show(f"{data.name}: {args.steps} steps of {args.batch} prompts, at most {args.max_length} tokens", found)
     return found
 
 
@@ -173,6 +182,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--batch", type=int, default=8, help="prompts a step in --control and --speed")
     parser.add_argument("--steps", type=int, default=6, help="steps of --speed")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of --speed")
+    parser.add_argument("--data", type=Path, default=KWAY, help="preferences of --speed")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -189,7 +200,7 @@ def main() -> None:
     if args.control:
         found["control"] = control(args.out / "control", model, args)
     if args.speed:
-        found["speed"] = speed(model, args)
+        found["speed"] = speed(model, args.data, args)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "real_reward.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
