@@ -3,6 +3,8 @@
 from itertools import combinations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tutelage.core.errors import DataError
 from tutelage.text.rankings import as_ranking, join_annotators, ranking_from_scores
@@ -113,6 +115,8 @@ RANKED = {"prompt": "p", "responses": ["a", "b", "c"]}
         ({"instruction": "p", "candidates": [{"output": "a", "rank": 1}]}, "1 response; a ranking needs"),
         ({"instruction": "p", "candidates": ["a", "b"]}, "list of objects with an 'output'"),
         ({"text": "p"}, "keys text; expected"),
+        ({"prompt": "p", "responses": 3, "scores": [1]}, "'responses' is a int; expected"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "p_chosen": True}, "'p_chosen' is a bool"),
         ({**RANKED, "ranking": [[0], [1], [2]], "p_better": [[None, 1.0]]}, "p_better must be 3 x 3"),
         ({"prompt": "p", "responses": ["a", "b"], "ranking": [[0], [1]], "p_better": [[None, 0.7], [0.2, None]]},
          r"p_better\[1\]\[0\]=0.2 and p_better\[0\]\[1\]=0.7 must .* sum to 1"),
@@ -121,6 +125,28 @@ RANKED = {"prompt": "p", "responses": ["a", "b", "c"]}
 def test_a_bad_row_is_named_with_its_fault(row, message):
     with pytest.raises(DataError, match=rf"^f.jsonl:3: .*{message}"):
         as_ranking(row, "f.jsonl:3")
+
+
+TEXTS = st.sampled_from(["", "a", "b", "user", "gpt", "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c"])
+INNER = st.sampled_from(["role", "from", "content", "value", "output", "rank", "score"])
+JUNK = st.recursive(
+    TEXTS | st.none() | st.booleans() | st.integers(-2, 3) | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(INNER, inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = ["prompt", "responses", "ranking", "scores", "chosen", "rejected", "p_chosen", "p_better", "conversations",
+        "messages", "instruction", "input", "system", "candidates", "annotator"]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=5))
+def test_whatever_a_row_holds_it_is_read_or_named(row):
+    try:
+        found = as_ranking(row, "f.jsonl:3")
+    except DataError as error:
+        assert str(error).startswith("f.jsonl:3: ")
+    else:
+        assert as_ranking(found, "f.jsonl:3") == found and join_annotators([found, found])
 
 
 def ranked(annotator, groups, texts=("a", "b", "c"), **more):

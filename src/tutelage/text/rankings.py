@@ -102,9 +102,9 @@ def _responses(row: Mapping[str, Any]) -> Row:
     prompt = _prompt(row)
     out: Row = {} if prompt is None else {"prompt": prompt}
     responses = row["responses"]
-    if isinstance(responses, list):
-        responses = [_answer(value, f"responses.{i}", prompt) for i, value in enumerate(responses)]
-    out["responses"] = responses
+    if not isinstance(responses, list):
+        raise DataError(f"'responses' is a {type(responses).__name__}; expected {EXPECTED[RankingRow]}")
+    out["responses"] = [_answer(value, f"responses.{i}", prompt) for i, value in enumerate(responses)]
     if "ranking" not in row and "scores" in row:
         scores = row["scores"]
         if not isinstance(scores, list) or not all(map(_number, scores)) or len(scores) != len(responses):
