@@ -1,6 +1,7 @@
 """Reward models on real preferences: held-out accuracy beside the length rule; K-wise against shuffled pairs; padding.
 
     TUTELAGE_DATA=... python benchmarks/real_reward.py --full      # recipes/real/hh_rlhf.toml and alpaca_eval.toml
+    python benchmarks/real_reward.py --folds 5                     # hh_rlhf.toml, every pair held out once
     python benchmarks/real_reward.py --control                     # all pairs of a prompt together, or apart
     python benchmarks/real_reward.py --speed                       # like lengths together, or all padded to the longest
 
@@ -12,6 +13,7 @@ every pair as an example of its own, shuffled (K(K-1) forwards). InstructGPT (se
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -83,16 +85,55 @@ def single_pairs(rows: Rows, rng: random.Random) -> Rows:
     return out
 
 
-def measured(run: Path, rows: Rows, max_length: int) -> dict[str, float]:
-    """Accuracy over pairs and K-wise loss of the trained model on rankings."""
+def scored(run: Path, rows: Rows, max_length: int) -> list[list[float]]:
+    """The trained model's scores of every row's responses."""
     from tutelage.model.heads import RewardModel
     from tutelage.model.hub import load_tokenizer
     from tutelage.train.reward_data import encode_ranking, score_rankings
-    from tutelage.train.reward_report import better_pairs, pair_accuracy
 
     model, tokenizer = RewardModel.load(run).eval(), load_tokenizer(run)
     encoded = [encode_ranking(row, tokenizer, max_length) for row in rows]
-    scores = score_rankings(model, encoded, tokenizer.pad_token_id)
+    return score_rankings(model, encoded, tokenizer.pad_token_id)
+
+
+def folds(out: Path, model: str, recipe: str, count: int) -> dict[str, Any]:
+    """The recipe's reward model trained `count` times, each time on the questions of all folds but one; one report on
+    all rows, each scored by the model that never saw its question."""
+    from tutelage.core.config import expand, read_toml
+    from tutelage.text.chat import as_messages
+    from tutelage.train.reward_report import prefers_longer, reward_report
+    from tutelage.train.sources import rankings
+
+    values = expand(read_toml(ROOT / "recipes" / "real" / f"{recipe}.toml")["reward"])
+    rows = [row for side in rankings(values["data"]) for row in side]
+    parts: list[Rows] = [[] for _ in range(count)]
+    for row in rows:
+        asked = next(m["content"] for m in as_messages({"prompt": row["prompt"]}) if m["role"] == "user")
+        parts[int(hashlib.sha256(asked.encode()).hexdigest(), 16) % count].append(row)
+    out.mkdir(parents=True, exist_ok=True)
+    held: Rows = []
+    scores: list[list[float]] = []
+    for number, part in enumerate(parts):
+        files = {"train": [row for other in parts if other is not part for row in other], "held": part}
+        for name, some in files.items():
+            text = "".join(json.dumps(row) + "\n" for row in some)
+            (out / f"{name}-{number}.jsonl").write_text(text, encoding="utf-8")
+            values |= {"data" if name == "train" else "held_out": str(out / f"{name}-{number}.jsonl")}
+        run = tutelage.run("reward", **{**values, "model": model, "out": str(out / f"fold-{number}")})
+        held, scores = held + part, scores + scored(run, part, values["max_length"])
+        print(f"{recipe}, fold {number + 1}: {len(part)} rows", flush=True)
+    longer = prefers_longer(rows)
+    found = {"length_rule": "longer" if longer else "shorter", "folds": count, "rows": len(held)}
+    found |= reward_report(held, scores, [None] * len(held), longer)
+    show(f"{recipe}, {count} folds", found)
+    return found
+
+
+def measured(run: Path, rows: Rows, max_length: int) -> dict[str, float]:
+    """Accuracy over pairs and K-wise loss of the trained model on rankings."""
+    from tutelage.train.reward_report import better_pairs, pair_accuracy
+
+    scores = scored(run, rows, max_length)
     losses = []
     for row, score in zip(rows, scores):
         nats = [math.log1p(math.exp(score[b] - score[a])) for a, b, _ in better_pairs(row)]
@@ -174,6 +215,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("full", "control", "speed"):
         parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--folds", type=int, default=0, help="train on all but one of N parts, N times")
+    parser.add_argument("--recipe", default="hh_rlhf", help="of --folds")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "soak" / "real_reward")
     parser.add_argument("--text", type=Path, default=ROOT / "runs" / "soak" / "real_text", help="the base models' runs")
     parser.add_argument("--model", help="base of --control and --speed (that of recipes/real/t0.toml in --text)")
@@ -197,6 +240,8 @@ def main() -> None:
     found: dict[str, Any] = {"machine": common.machine(), "args": {k: str(v) for k, v in vars(args).items()}}
     if args.full:
         found["recipes"] = full(args.out, args.text)
+    if args.folds:
+        found["folds"] = folds(args.out / "folds" / args.recipe, model, args.recipe, args.folds)
     if args.control:
         found["control"] = control(args.out / "control", model, args)
     if args.speed:
