@@ -42,15 +42,15 @@ Rows = list[dict[str, Any]]
 
 
 def full(out: Path, text: Path) -> dict[str, Any]:
-    """Run the recipes (and those of the base model, in `text`; finished stages are kept) and show their reports."""
+    """Run the recipes (and that of the base model, in `text`; finished stages are kept) and show their reports."""
     from tutelage.pipeline.recipe import run_recipe
 
     recipes = ROOT / "recipes" / "real"
     novels = run_recipe(recipes / "novels.toml", {"out": str(text / "novels")})
-    t0 = run_recipe(recipes / "t0.toml", {"out": str(text / "t0"), "sft": {"model": str(novels / "pretrain")}})
+    model = {"model": str(novels / "pretrain")}
     found = {}
     for name in ("hh_rlhf", "alpaca_eval"):
-        run = run_recipe(recipes / f"{name}.toml", {"out": str(out / name), "reward": {"model": str(t0 / "sft")}})
+        run = run_recipe(recipes / f"{name}.toml", {"out": str(out / name), "reward": model})
         summary = json.loads((run / "reward" / "summary.json").read_text(encoding="utf-8"))
         found[name] = {key: summary[key] for key in SHOWN}
         show(name, found[name])
@@ -218,8 +218,8 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=0, help="train on all but one of N parts, N times")
     parser.add_argument("--recipe", default="hh_rlhf", help="of --folds")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "soak" / "real_reward")
-    parser.add_argument("--text", type=Path, default=ROOT / "runs" / "soak" / "real_text", help="the base models' runs")
-    parser.add_argument("--model", help="base of --control and --speed (that of recipes/real/t0.toml in --text)")
+    parser.add_argument("--text", type=Path, default=ROOT / "runs" / "soak" / "real_text", help="the base model's runs")
+    parser.add_argument("--model", help="base of the others (that of novels.toml in --text)")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--responses", type=int, default=6, help="responses a prompt in --control")
     parser.add_argument("--passes", type=int, nargs="*", default=[1, 3])
@@ -236,7 +236,7 @@ def main() -> None:
     from tutelage.core.runtime import set_threads
 
     set_threads()
-    model = args.model or str(args.text / "t0" / "sft")
+    model = args.model or str(args.text / "novels" / "pretrain")
     found: dict[str, Any] = {"machine": common.machine(), "args": {k: str(v) for k, v in vars(args).items()}}
     if args.full:
         found["recipes"] = full(args.out, args.text)
