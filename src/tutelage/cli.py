@@ -181,13 +181,18 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code = 130  # a KeyboardInterrupt from anywhere
-    try:
-        code = _run()
-    except KeyboardInterrupt:
-        pass
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # on the way out an impatient second Ctrl-C has nothing left to stop
+    code, ran, deaf = 130, False, False  # 130: a KeyboardInterrupt from anywhere
+    while not deaf:
+        try:
+            if not ran:
+                ran = True
+                code = _run()
+            # on the way out an impatient further Ctrl-C has nothing left to stop; it may come between these lines
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            deaf = True
+        except KeyboardInterrupt:
+            continue
     raise SystemExit(code)
 
 

@@ -133,7 +133,7 @@ DATA = [
     ("ppo", "d.jsonl", "", r"d.jsonl: no rows"),
     ("ppo", "d.jsonl", '{"prompt": 3}\n', r"d.jsonl:1: 'prompt' is a int; expected {\"prompt\""),
     ("ppo", "d.jsonl", LONG, r"d.jsonl:1: the prompt has \d+ tokens"),
-    ("reward", "d.jsonl", "", r"d.jsonl: no rankings"),
+    ("reward", "d.jsonl", "", r"d.jsonl: no rows"),
     ("reward", "d.jsonl", '{"prompt": "a", "responses": ["b"], "ranking": [[0]]}\n', r"d.jsonl:1: .*at least 2"),
     ("reward", "d.jsonl", '{"prompt": "a", "responses": ["b", "c"], "ranking": [[0]]}\n', r"d.jsonl:1: .*each of 0..1"),
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from tutelage.model.hub import load_model
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
 from tutelage.text.chat import as_messages
+from tutelage.text.rankings import ranking_from_scores
 from tutelage.train.rewards import call_reward, load_function
 from tutelage.train.rollouts import encode_prompts
 from tutelage.train.sources import is_world, place_of, prompts
@@ -119,7 +120,6 @@ def _judge(config: RankConfig) -> Judge:
     def by_score(row: dict[str, Any], texts: list[str], i: int) -> dict[str, Any]:
         columns = {k: [v] * len(texts) for k, v in row.items() if k != "prompt"}
         scores = call_reward(function, [row["prompt"]] * len(texts), texts, columns)
-        levels = sorted(set(scores), reverse=True)
-        return {"ranking": [[j for j, s in enumerate(scores) if s == level] for level in levels]}
+        return {"ranking": ranking_from_scores(scores)}
 
     return by_score

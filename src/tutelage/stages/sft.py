@@ -109,8 +109,9 @@ def divided(config: SftConfig, bad: BadRows) -> tuple[Rows, Rows]:
 
 
 def _share(files: list[Path], limit: int, seed: int, bad: BadRows) -> Rows:
-    """An equal share of each file."""
-    each = -(-limit // len(files))
+    """An equal share of each file; sets cut by task have files without a row."""
+    files = [file for file in files if file.stat().st_size]
+    each = -(-limit // max(1, len(files)))
     return [row for file in files for row in conversations(str(file), "all", each, seed, bad)][:limit]
 
 

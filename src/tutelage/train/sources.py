@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
@@ -14,6 +15,7 @@ from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
 from tutelage.text.corpus import Meter, read_rows, read_texts
+from tutelage.text.rankings import as_ranking, join_annotators
 
 Row = dict[str, Any]
 TENTH = 10
@@ -88,6 +90,57 @@ def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = 
     if not found:
         raise DataError(f"{data}: one prompt alone; a held-out prompt needs at least 2 different ones")
     return found
+
+
+def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
+    """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
+
+    Any shape that text.rankings reads. `data` is a run directory of `rank` (which has both parts), a file or a folder;
+    of these a tenth is held out by a hash of the prompt's first user message, or `held_out` names other rows, whose
+    questions then leave the training rows. Several annotators' rankings of the same responses are one row with soft
+    labels. Raises DataError naming file and line, or saying that a side is empty.
+    """
+    bad = bad or BadRows()
+
+    def asked(row: Row) -> Any:
+        return _question({"prompt": row["prompt"]})
+
+    if held_out is not None:
+        held = _rankings(held_out, bad)
+        apart = set(map(asked, held))
+        rows = [row for row in _rankings(data, bad) if asked(row) not in apart]
+    elif parts := _rank_parts(data):
+        rows, held = (_rankings(part, bad) for part in parts)
+    else:
+        found = _rankings(data, bad)
+        rows, held = (_split(found, split, asked) for split in ("train", "heldout"))
+    if not rows:
+        raise DataError(f"{data}: every question also stands in held_out={held_out}; expected others to train on")
+    if not held:
+        raise DataError(f"{data}: one prompt alone, so none can be held out; give held_out=FILE with other prompts")
+    return rows, held
+
+
+def _rank_parts(data: str) -> tuple[str, str] | None:
+    """The two files of a finished `rank`; None for other data."""
+    folder = Path(data)
+    parts = folder / "rankings.jsonl", folder / "heldout.jsonl"
+    if all(part.is_file() for part in parts):
+        return str(parts[0]), str(parts[1])
+    if (folder / "manifest.json").is_file():
+        raise DataError(f"{data}: a run directory without rankings.jsonl and heldout.jsonl; expected a finished `rank`")
+    return None
+
+
+def _rankings(data: str, bad: BadRows) -> list[Row]:
+    rows = []
+    for part in _rank_parts(data) or (data,):
+        for where, row in _rows(part, bad):
+            try:
+                rows.append(as_ranking(row, where))
+            except DataError as fault:
+                bad(fault)
+    return join_annotators(nonempty(rows, data))
 
 
 def nonempty(rows: list[Row], data: str) -> list[Row]:
