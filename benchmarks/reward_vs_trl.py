@@ -33,30 +33,17 @@ THEIRS = [
 RATES = (5e-4, 1e-3, 2e-3)
 
 
-def pairs_of(row: dict[str, Any]) -> list[tuple[int, int]]:
-    """(better, worse) of every pair that is not a tie."""
-    rank = {i: r for r, group in enumerate(row["ranking"]) for i in group}
-    return [(i, j) for i in rank for j in rank if rank[i] < rank[j]]
-
-
 def accuracy(model_dir: str, rows: list[dict[str, Any]]) -> float:
     """Share of the held-out pairs that the saved reward model orders rightly."""
-    import torch
-
     from tutelage.model.heads import RewardModel
     from tutelage.model.hub import load_tokenizer
-    from tutelage.train.reward_data import collate_rankings, encode_ranking
+    from tutelage.train.reward_data import encode_ranking, score_rankings
+    from tutelage.train.reward_report import pair_accuracy
 
     folder = Path(model_dir) / "model" if (Path(model_dir) / "model").is_dir() else Path(model_dir)
     model, tokenizer = RewardModel.load(folder).eval(), load_tokenizer(folder)
-    right = total = 0
-    for row in rows:
-        batch = collate_rankings([encode_ranking(row, tokenizer, MAX_LENGTH)], tokenizer.pad_token_id)
-        with torch.inference_mode():
-            scores = model(batch["input_ids"], batch["attention_mask"]).tolist()
-        right += sum(scores[i] > scores[j] for i, j in pairs_of(row))
-        total += len(pairs_of(row))
-    return right / total
+    encoded = [encode_ranking(row, tokenizer, MAX_LENGTH) for row in rows]
+    return pair_accuracy(rows, score_rankings(model, encoded, tokenizer.pad_token_id))
 
 
 def write_data(folder: Path, seed: int, train: int, held: int, sft: str) -> dict[str, Any]:
@@ -65,13 +52,14 @@ def write_data(folder: Path, seed: int, train: int, held: int, sft: str) -> dict
 
     from tutelage.model.hub import load_tokenizer
     from tutelage.train.reward_data import encode_ranking
+    from tutelage.train.reward_report import better_pairs
 
     rows, tests = task.ranking_rows(train, 100 + seed), task.ranking_rows(held, 7_000 + seed)
     tokenizer = load_tokenizer(sft)
     pairs = []
     for row in rows:
         ids = encode_ranking(row, tokenizer, MAX_LENGTH)["ids"]
-        pairs += [{"chosen_ids": ids[i], "rejected_ids": ids[j]} for i, j in pairs_of(row)]
+        pairs += [{"chosen_ids": ids[i], "rejected_ids": ids[j]} for i, j, _ in better_pairs(row)]
     random.Random(seed).shuffle(pairs)
     for name, lines in (("rankings.jsonl", rows), ("heldout.jsonl", tests[:4]), ("pairs.jsonl", pairs)):
         (folder / name).write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")

@@ -16,7 +16,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "reward", model=job["sft"], data=job["data"], features=False, steps=job["prompts"] // job["batch_prompts"],
         batch_size=job["batch_prompts"], max_length=job["max_length"], precision=job["precision"], save_every=0,
         seed=job["seed"], out=job["out"],
-        optimizer={"name": "adamw", "lr": job["lr"], "warmup": 0.03, "decay": 0.97, "betas": [0.9, 0.999]},
+        optimizer={"name": "adamw", "lr": job["lr"], "warmup": 0.03, "decay": 0.97, "betas": [0.9, 0.999], "eps": 1e-8},
     )  # fmt: skip
     rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = rows[-1]["step"] - rows[0]["step"]  # the first step's start-up is left out on both sides

@@ -28,8 +28,8 @@ class CompareConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    data: str
-    models: dict[str, str]
+    data: str = "schoolroom:demo"
+    models: dict[str, str] = {}
     """Label to stage. The model called base continues the bare text (a row's "opening", where it has one, in place of
     its prompt); the others chat. Where one is called sft, the others' gain over it is measured, paired by prompt."""
     gold: RewardSpec | None = None

@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, field_validator
+
+from tutelage.core.atomic import write_atomic
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import ConfigError
-from tutelage.core.rundir import RunDir, write_atomic
+from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.progress import Progress
+from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
 from tutelage.text.chat import as_messages
+from tutelage.text.rankings import ranking_from_scores
 from tutelage.train.rewards import judge_rows, load_function
-from tutelage.train.sources import is_world, prompts
+from tutelage.train.rollouts import encode_prompts
+from tutelage.train.sources import is_world, place_of, prompts
+
+Temperature = Annotated[float, Field(gt=0)]
 
 
 class RankConfig(StageConfig):
@@ -27,55 +35,89 @@ class RankConfig(StageConfig):
     """Prompts: a file or folder, or the embedded world."""
     judge: str = "annotators"
     """annotators (the world's simulated people) | gold (the world's program) | file.py:function"""
-    prompts: int = 1200
+    prompts: int = Field(1200, ge=1)
     """At most this many prompts for training."""
-    held_out: int = 200
+    held_out: int = Field(200, ge=1)
     """Prompts of the held-out world, ranked by the same judge, for the reward model's evaluation."""
     responses: int = 4
-    """K: answers sampled per prompt (InstructGPT: 4 to 9)."""
-    annotators: int = 5
+    """K: answers sampled per prompt (InstructGPT: 4 to 9); of equal ones one is kept."""
+    annotators: int = Field(5, ge=1)
     """Simulated people, who take turns."""
-    temperature: float | list[float] = 1.0
+    temperature: Temperature | list[Temperature] = 1.0
     """Of sampling; of a list, a prompt's answers take turns. With low ones too the reward model has seen the even,
     repetitive answers towards which PPO moves, and not those of temperature 1 alone."""
-    max_tokens: int = 24
+    max_tokens: int = Field(24, ge=1)
     """Longest answer."""
+
+    @field_validator("responses")
+    @classmethod
+    def _several(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError("a ranking needs at least 2 responses per prompt")
+        return value
 
 
 Judge = Callable[[dict[str, Any], list[str], int], dict[str, Any]]
 
 
 def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
-    if config.responses < 2:
-        raise ConfigError(f"responses={config.responses}: a ranking needs at least 2 responses per prompt")
+    """Sample, rank and write rankings.jsonl and heldout.jsonl."""
     model, tokenizer = load_model(config.model)
     engine = LocalEngine(model, tokenizer)
     judge = _judge(config)
     out: dict[str, Any] = {}
-    for name, split, n in (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out)):
-        rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31, run.bad_rows)
-        ranked = []
-        for i, (row, texts) in enumerate(zip(rows, _responses(config, engine, rows, name))):
-            if len(texts) > 1:
-                ranked.append({**row, "responses": texts, **judge(row, texts, i)})
-        write_atomic(run.path / f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ranked))
-        out[name] = len(ranked)
-        out[f"{name}_comparisons"] = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in ranked)
+    parts = (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out))
+    asked = {name: _ask(config, engine, name, split, n, run) for name, split, n in parts}
+    with Progress(run.path.name, "prompts", len(_turns(config)) * sum(map(len, asked.values()))) as progress:
+        engine.on_done = progress.add
+        for name, rows in asked.items():
+            ranked = _rank(config, engine, judge, name, rows)
+            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ranked)
+            write_atomic(run.path / f"{name}.jsonl", text)
+            out[name] = len(ranked)
+            out[f"{name}_comparisons"] = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in ranked)
     return out
 
 
-def _responses(config: RankConfig, engine: LocalEngine, rows: list[dict[str, Any]], name: str) -> list[list[str]]:
-    """The different answers to each row's prompt: equal ones say nothing about order."""
-    asked = [as_messages({"prompt": r["prompt"]}) for r in rows]
+def _ask(config: RankConfig, engine: LocalEngine, name: str, split: str, n: int, run: RunDir) -> list[dict[str, Any]]:
+    """The prompts of one part; one too long for the model is a bad row."""
+    rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31, run.bad_rows)
+    return encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, config.data, run.bad_rows)
+
+
+def _rank(
+    config: RankConfig, engine: LocalEngine, judge: Judge, name: str, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows with their responses and ranking; a prompt whose answers are all equal is left out."""
+    ranked = []
+    for i, (row, said) in enumerate(zip(rows, _sample(config, engine, name, rows))):
+        texts = list(dict.fromkeys(said))  # equal answers say nothing about order
+        if len(texts) > 1:
+            kept = {k: v for k, v in row.items() if k != "ids"}
+            ranked.append({**kept, "responses": texts, **judge(kept, texts, i)})
+    if not ranked:
+        raise DataError(f"{config.data}: all {config.responses} answers to every prompt are equal; raise temperature")
+    return ranked
+
+
+def _sample(config: RankConfig, engine: LocalEngine, name: str, rows: list[dict[str, Any]]) -> list[list[str]]:
+    """config.responses answers to each row's prompt."""
     found: list[list[str]] = [[] for _ in rows]
-    given = config.temperature if isinstance(config.temperature, list) else [config.temperature]
-    turns = Counter(given[i % len(given)] for i in range(config.responses))
-    for number, (temperature, n) in enumerate(turns.items()):
+    for number, (temperature, n) in enumerate(_turns(config).items()):
         seed = stream_seed(config.seed, "rank sampling", name, *[number] * bool(number)) % 2**31
         params = SamplingParams(max_tokens=config.max_tokens, temperature=temperature, n=n, seed=seed)
-        for texts, output in zip(found, engine.generate(asked, params)):
+        outputs = engine.generate([as_messages({"prompt": r["prompt"]}) for r in rows], params)
+        for row, texts, output in zip(rows, found, outputs):
+            if output.error:
+                raise DataError(f"{place_of(row['prompt'], config.data)}: {output.error}")
             texts += [c.text for c in output.completions]
-    return [list(dict.fromkeys(texts)) for texts in found]
+    return found
+
+
+def _turns(config: RankConfig) -> dict[float, int]:
+    """Each temperature with how many of a prompt's answers are sampled at it."""
+    given = config.temperature if isinstance(config.temperature, list) else [config.temperature]
+    return Counter(given[i % len(given)] for i in range(config.responses))
 
 
 def _judge(config: RankConfig) -> Judge:
@@ -93,7 +135,6 @@ def _judge(config: RankConfig) -> Judge:
 
     def by_score(row: dict[str, Any], texts: list[str], i: int) -> dict[str, Any]:
         scores = judge_rows(function, [row] * len(texts), texts)
-        levels = sorted(set(scores), reverse=True)
-        return {"ranking": [[j for j, s in enumerate(scores) if s == level] for level in levels]}
+        return {"ranking": ranking_from_scores(scores)}
 
     return by_score

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
@@ -15,7 +16,8 @@ from tutelage.core.records import BadRows, PromptRow, TextRow, validate_rows
 from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import gold_reward, item_from_row, prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
-from tutelage.text.corpus import read_rows, read_texts
+from tutelage.text.corpus import Meter, read_rows, read_texts
+from tutelage.text.rankings import as_ranking, join_annotators
 from tutelage.train.rewards import Reward, as_function, load_function
 
 Row = dict[str, Any]
@@ -39,9 +41,16 @@ def world(data: str, seed: int = 0) -> World:
 
 
 def texts(
-    data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0, bad: BadRows | None = None
+    data: str,
+    split: str,
+    limit: int,
+    phase: float = 0.0,
+    stream: int = 0,
+    bad: BadRows | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[str]:
-    """At most `limit` documents of `data`. Those of a file or function are all given: the caller divides them."""
+    """At most `limit` documents of `data`. Those of a file or function are all given: the caller divides them. `meter`
+    is told how far the reading of files is."""
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
         return
@@ -51,7 +60,7 @@ def texts(
         return
     # A novel is one file: its paragraphs are the units that the held-out rule divides.
     faults: list[str] = []
-    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults)
+    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults, meter=meter)
     yield from islice(_reporting(found, faults, bad), limit)
 
 
@@ -107,6 +116,55 @@ def demonstration(row: Row) -> str | None:
     "completion"."""
     found = item_from_row(row).good if "item" in row else row.get("demonstration", row.get("completion"))
     return found if isinstance(found, str) else None
+def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
+    """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
+
+    Any shape that text.rankings reads. `data` is a run directory of `rank` (which has both parts), a file or a folder;
+    of these a tenth is held out by a hash of the prompt's first user message, or `held_out` names other rows, whose
+    questions then leave the training rows. Several annotators' rankings of the same responses are one row with soft
+    labels. Raises DataError naming file and line, or saying that a side is empty.
+    """
+    bad = bad or BadRows()
+
+    def asked(row: Row) -> Any:
+        return _question({"prompt": row["prompt"]})
+
+    if held_out is not None:
+        held = _rankings(held_out, bad)
+        apart = set(map(asked, held))
+        rows = [row for row in _rankings(data, bad) if asked(row) not in apart]
+    elif parts := _rank_parts(data):
+        rows, held = (_rankings(part, bad) for part in parts)
+    else:
+        found = _rankings(data, bad)
+        rows, held = (_split(found, split, asked) for split in ("train", "heldout"))
+    if not rows:
+        raise DataError(f"{data}: every question also stands in held_out={held_out}; expected others to train on")
+    if not held:
+        raise DataError(f"{data}: one prompt alone, so none can be held out; give held_out=FILE with other prompts")
+    return rows, held
+
+
+def _rank_parts(data: str) -> tuple[str, str] | None:
+    """The two files of a finished `rank`; None for other data."""
+    folder = Path(data)
+    parts = folder / "rankings.jsonl", folder / "heldout.jsonl"
+    if all(part.is_file() for part in parts):
+        return str(parts[0]), str(parts[1])
+    if (folder / "manifest.json").is_file():
+        raise DataError(f"{data}: a run directory without rankings.jsonl and heldout.jsonl; expected a finished `rank`")
+    return None
+
+
+def _rankings(data: str, bad: BadRows) -> list[Row]:
+    rows = []
+    for part in _rank_parts(data) or (data,):
+        for where, row in _rows(part, bad):
+            try:
+                rows.append(as_ranking(row, where))
+            except DataError as fault:
+                bad(fault)
+    return join_annotators(nonempty(rows, data))
 
 
 def nonempty(rows: list[Row], data: str) -> list[Row]:
@@ -114,6 +172,15 @@ def nonempty(rows: list[Row], data: str) -> list[Row]:
     if not rows:
         raise DataError(f"{data}: no rows; expected at least one")
     return rows
+
+
+def place_of(prompt: Any, data: str) -> str:
+    """"file:line" of a prompt in `data`, read again for an error message; of the embedded world the prompt itself."""
+    if not is_world(data):
+        for where, row in _rows(data, BadRows("skip")):
+            if row.get("prompt") == prompt:
+                return where
+    return f"{data}: {str(prompt)[:60]!r}"
 
 
 def _enough(limit: int) -> int:
@@ -127,10 +194,24 @@ def _policy(bad: BadRows) -> Any:
 
 def _rows(data: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
     if is_function(data):
-        yield from ((f"{data}: row {n}", row) for n, row in enumerate(load_function(data)(), 1))
+        yield from _called(data)
         return
     faults: list[str] = []
     yield from _reporting(read_rows(data, _policy(bad), faults), faults, bad)
+
+
+def _called(data: str) -> Iterator[tuple[str, Row]]:
+    """The rows that a function gives; DataError where it raises or gives something else."""
+    found, n = load_function(data), 0
+    try:
+        for n, row in enumerate(found(), 1):
+            if not isinstance(row, dict):
+                raise DataError(f"a {type(row).__name__}; expected a dictionary")
+            yield f"{data}: row {n}", row
+    except DataError as error:
+        raise DataError(f"{data}: row {n}: {error}") from None
+    except Exception as error:  # of the user's function, which may do anything
+        raise DataError(f"{data}: {type(error).__name__} after {n} rows: {error}") from error
 
 
 def _reporting(items: Iterator[Any], faults: list[str], bad: BadRows) -> Iterator[Any]:
