@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -133,6 +134,23 @@ def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[Any]
     if resolve_precision(precision, device) == "fp32":
         return nullcontext()
     return torch.autocast(device, dtype=torch.bfloat16)
+
+
+_ARENA_MAX, _MMAP_THRESHOLD, _TOP_PAD, _TRIM_THRESHOLD = -8, -3, -2, -1  # mallopt's names for its parameters
+
+
+def keep_memory() -> bool:
+    """Let the process keep the memory it frees; False where the C library is not glibc.
+
+    By default glibc gives every tensor above 32 MB back to the kernel, which clears its pages at the next use: of a
+    training step with 128 sequences of 140 tokens (0.26M Llama) that was more than half of the time.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 1 << 30), (_TOP_PAD, 1 << 28), (_TRIM_THRESHOLD, (1 << 31) - 1))
+    return all([mallopt(name, value) == 1 for name, value in settings])
 
 
 def set_threads(begun: int | None = None) -> int:

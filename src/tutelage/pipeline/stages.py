@@ -12,7 +12,7 @@ from typing import Any
 from tutelage.core.config import StageConfig, build
 from tutelage.core.errors import ConfigError, Interrupted, RunError
 from tutelage.core.rundir import RunDir, read_manifest
-from tutelage.core.runtime import generators_kept, reseed, set_threads
+from tutelage.core.runtime import generators_kept, keep_memory, reseed, set_threads
 from tutelage.core.stop import StopFlag, stops_at_once, undisturbed
 
 STAGES = {
@@ -60,6 +60,7 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
         return out, False
     try:
         with stops_at_once(), generators_kept():
+            keep_memory()
             directory.note(device="cpu", threads=set_threads(directory.recall("threads")))
             reseed(config.seed, kind)
             stage = importlib.import_module(f"tutelage.stages.{kind}")
