@@ -44,8 +44,11 @@ def last_real_index(attention_mask: Tensor) -> Tensor:
     return (places * attention_mask.long()).argmax(dim=1)
 
 
-def _trunk_hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    positions = position_ids(attention_mask)
+def _trunk_hidden(
+    trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None
+) -> Tensor:
+    if positions is None:
+        positions = position_ids(attention_mask)
     out = call(trunk, input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     return out.last_hidden_state
 
@@ -151,14 +154,29 @@ class RewardModel(nn.Module):
         """The decoder without its head."""
         return self.model.base_model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        features: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> Tensor:
         """Scores [B] at the last real token of input_ids [B, T] (right padding; left padding works too).
 
-        ``features`` [B, 5] (see ``logprob_features``) is required exactly when the model has a feature head.
+        ``features`` [B, 5] (see ``logprob_features``) is required exactly when the model has a feature head. With
+        ``ends`` int64 [N, 2], scores [N] at these (row, token) places instead; position_ids [B, T] and attention_mask
+        bool [B, 1, T, T] then say what is a response and what it sees (train/packs.py).
         """
-        hidden_BTD = _trunk_hidden(self.trunk, input_ids, attention_mask)
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-        last_BD = hidden_BTD[rows, last_real_index(attention_mask)]
+        if ends is None:
+            hidden_BTD = _trunk_hidden(self.trunk, input_ids, attention_mask)
+            rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+            last_BD = hidden_BTD[rows, last_real_index(attention_mask)]
+        else:
+            dtype = next(self.parameters()).dtype
+            bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
+            bias.masked_fill_(~attention_mask, torch.finfo(dtype).min)
+            last_BD = _trunk_hidden(self.trunk, input_ids, bias, position_ids)[ends[:, 0], ends[:, 1]]
         scores_B = self.model.score(last_BD).squeeze(-1)
         if self.features is not None:
             if features is None:

@@ -63,6 +63,7 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
     try:
         keep_memory()
         with stops_at_once(), generators_kept():
+            keep_memory()
             directory.note(device="cpu", threads=set_threads(directory.recall("threads")))
             reseed(config.seed, kind)
             stage = importlib.import_module(f"tutelage.stages.{kind}")

@@ -20,6 +20,7 @@ from tutelage.train.actors import ADAPTER_FILE
 from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.packs import takes_packs
 from tutelage.train.reward_data import RankingLoader, add_features, encode_ranking, score_rankings
 from tutelage.train.reward_report import Truth, pair_accuracy, prefers_longer, reward_report
 from tutelage.train.sources import demonstration, rankings
@@ -81,10 +82,13 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         return encoded
 
     encoded, held_encoded = encode(rows), encode(held)
+    width = None  # answers behind one copy of their prompt, where the model takes that
+    if adapters is None and takes_packs(model, tokenizer.pad_token_id):
+        width = model.model.score.weight.shape[1]
     last = train(
         model,
         kwise,
-        RankingLoader(encoded, config.batch_size, tokenizer.pad_token_id, config.seed),
+        RankingLoader(encoded, config.batch_size, tokenizer.pad_token_id, config.seed, width),
         Optimizers(model, config.optimizer, head_lr={"features": config.feature_lr}),
         run,
         steps=config.steps,

@@ -42,7 +42,8 @@ def kwise(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str,
     batch: as train.reward_data.collate_rankings makes it.
     """
     parts = batch["parts"]
-    scores = [model(part["input_ids"], part["attention_mask"], features=part.get("features")) for part in parts]
+    known = ("input_ids", "attention_mask", "features", "position_ids", "ends")
+    scores = [model(**{key: part[key] for key in known if key in part}) for part in parts]
     flat = torch.cat([score.float() for score in scores])
     scores_PK = flat.new_zeros(batch["ranks"].numel()).index_put((batch["places"],), flat).view_as(batch["ranks"])
     loss, metrics = kwise_loss(scores_PK, batch["ranks"], batch["mask"], p_better=batch.get("p_better"))

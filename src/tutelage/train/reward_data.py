@@ -17,6 +17,7 @@ from tutelage.core.runtime import generator
 from tutelage.model.heads import RewardModel, logprob_features
 from tutelage.text.chat import as_messages, encode_prompt, turn_end_id
 from tutelage.text.loader import collate, cut_by_tokens
+from tutelage.train.packs import packed_parts
 
 Row = dict[str, Any]
 Part = dict[str, Tensor]
@@ -87,12 +88,15 @@ def add_features(rows: list[Row], sft: Any, pad_id: int) -> None:
         row["features"] = features
 
 
-def collate_rankings(rows: Sequence[Row], pad_id: int, tokens: int = PART_TOKENS) -> dict[str, Any]:
-    """One batch of P prompts: "parts" as `parts` yields them, "places" [N] of their responses in the flat [P*K] table,
-    "ranks" and "mask" [P, K] (-1 and False where a prompt has fewer responses), "p_better" [P, K, K] if a row has it.
+def collate_rankings(
+    rows: Sequence[Row], pad_id: int, tokens: int = PART_TOKENS, width: int | None = None
+) -> dict[str, Any]:
+    """One batch of P prompts: "parts" as `parts` yields them (or, given a model's `width`, as `packed_parts` does),
+    "places" [N] of their responses in the flat [P*K] table, "ranks" and "mask" [P, K] (-1 and False where a prompt has
+    fewer responses), "p_better" [P, K, K] if a row has it.
     """
     K = max(len(row["ids"]) for row in rows)
-    made = list(parts(rows, pad_id, tokens))
+    made = list(parts(rows, pad_id, tokens) if width is None else packed_parts(rows, pad_id, width, tokens))
     ranks = torch.full((len(rows), K), -1)
     for line, row in zip(ranks, rows):
         line[: len(row["ranks"])] = torch.tensor(row["ranks"])
@@ -117,10 +121,11 @@ def _shares(ranks_K: Tensor) -> Tensor:
 
 
 class RankingLoader:
-    """Endless shuffled batches of prompts with all their responses; resumable."""
+    """Endless shuffled batches of prompts with all their responses; resumable. `width`: see collate_rankings."""
 
-    def __init__(self, rows: list[Row], batch_size: int, pad_id: int, seed: int):
+    def __init__(self, rows: list[Row], batch_size: int, pad_id: int, seed: int, width: int | None = None):
         self.rows, self.batch_size, self.pad_id, self.seed = rows, min(batch_size, len(rows)), pad_id, seed
+        self.width = width
         self.epoch, self.cursor = 0, 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -132,7 +137,7 @@ class RankingLoader:
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "rankings", self.epoch)).tolist()
         rows = [self.rows[i] for i in order[self.cursor : self.cursor + self.batch_size]]
         self.cursor += self.batch_size
-        return collate_rankings(rows, self.pad_id)
+        return collate_rankings(rows, self.pad_id, width=self.width)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "cursor": self.cursor}
