@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = "text/tinystories_tiny/tinystories.txt"
-START = re.compile(r"Once(?:,| upon a time| there)|One day, (?:an?|there)\b|There (?:was|were|once)\b|Long ago|In an? \w+ ")
+START = re.compile(
+    r"Once(?:,| upon a time| there)|One day, (?:an?|there)\b|There (?:was|were|once)\b|Long ago|In an? \w+ "
+)
 LENGTHS = (90, 170)
 """Characters of a scene, least and most: about 45 to 85 tokens of the model's."""
 MANGLED = re.compile("\u00e2\u20ac([\u0153\u2122\u201c\u201d]?)")
@@ -197,7 +199,7 @@ def speaks(text: str) -> bool:
 
 
 def fresh(text: str) -> float:
-    """1 where at most 4% of the word triples have stood before in the text (so in 95 of 100 real scenes); 0 from 24%."""
+    """1 where at most 4% of the word triples repeat earlier ones (so in 95 of 100 real scenes), falling to 0 at 24%."""
     words = [w.lower() for w in WORD.findall(text)]
     triples = list(zip(words, words[1:], words[2:]))
     repeated = 1 - len(set(triples)) / max(1, len(triples))

@@ -71,6 +71,8 @@ def judge_rows(function: Reward, rows: Sequence[Mapping[str, Any]], texts: Seque
     """`call_reward` on one answer to each row's prompt; the rows' other columns reach the function."""
     columns = {k: [row.get(k) for row in rows] for k in rows[0] if k not in ("prompt", "ids")}
     return call_reward(function, [row["prompt"] for row in rows], texts, columns)
+
+
 def _line_in(error: BaseException, file: str) -> int:
     """The last line of `file` that an error came through, 0 if it did not."""
     frames = traceback.extract_tb(error.__traceback__)
