@@ -24,6 +24,7 @@ test-real: install   ## the tests on real data and models (TUTELAGE_DATA names t
 soak: install    ## hours: 20 kills of the demo, and the real-data chains in full; results in runs/soak
 	$(PY) benchmarks/kill_campaign.py --kills 20 --recipe recipes/demo.toml --out runs/soak/kills
 	$(PY) benchmarks/real_text.py --full
+	$(PY) benchmarks/real_reward.py --full --control --speed
 	$(PY) benchmarks/real_rlhf.py --full
 
 lint: install    ## ruff and mypy

@@ -61,6 +61,6 @@ def ground(quick: bool = False, fresh: bool = False) -> dict[str, str]:
     )  # fmt: skip
     reward = tutelage.run(
         "reward", restart=True, model=str(sft), data=rankings, features=False, steps=5 if quick else 150, batch_size=16,
-        precision="fp32", save_every=0, optimizer={"lr": 1e-3}, out=str(folder / "reward"),
+        precision="fp32", save_every=0, optimizer={"lr": 1e-3, "eps": 1e-8}, out=str(folder / "reward"),
     )  # fmt: skip
     return {"sft": str(sft), "reward": str(reward), "prompts": prompts, "rankings": rankings}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from tutelage.core.errors import ConfigError, TutelageError
+from tutelage.core.errors import ConfigError, Interrupted, TutelageError
+from tutelage.core.stop import SIGNALS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -179,16 +181,37 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    code, ran, deaf = 130, False, False  # 130: a KeyboardInterrupt from anywhere
+    while not deaf:
+        try:
+            if not ran:
+                ran = True
+                code = _run()
+            # on the way out an impatient further Ctrl-C has nothing left to stop; it may come between these lines
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            deaf = True
+        except KeyboardInterrupt:
+            continue
+    raise SystemExit(code)
+
+
+def _run() -> int:
+    """Run the command; returns the exit code."""
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (TutelageError, OSError) as error:
         if os.environ.get("TUTELAGE_DEBUG"):
             raise
         if isinstance(error, BrokenPipeError):
-            raise SystemExit(1) from None
-        words = " ".join(str(error).split())
-        errors.print(f"error: {words or type(error).__name__}", style="red", markup=False)
-        raise SystemExit(130 if type(error).__name__ == "Interrupted" else 1) from None
+            return 1
+        words = " ".join(str(error).split()) or type(error).__name__
+        stopped = isinstance(error, Interrupted)
+        errors.print(words if stopped else f"error: {words}", style="red", markup=False)
+        return 130 if stopped else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_run_directory_life(tmp_path):
 
 def test_foreign_directory_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="not a run directory"):
+    with pytest.raises(RunError, match="holds thesis.txt and is no run directory; choose another out="):
         RunDir(tmp_path, "demo", {}).open()
 
 

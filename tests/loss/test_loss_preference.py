@@ -125,6 +125,64 @@ def test_kwise_margin_may_differ_per_pair_and_extreme_scores_stay_finite():
         pref.kwise_loss(scores, ranks[:, :1], torch.ones(1, 2))
 
 
+shares = st.integers(2, 5).flatmap(lambda k: st.lists(
+    st.tuples(
+        st.lists(st.floats(-9, 9).map(lambda x: round(x, 1)), min_size=k, max_size=k),
+        st.lists(st.sampled_from([None, 0.0, 0.2, 0.5, 0.75, 1.0]), min_size=k * k, max_size=k * k),
+        st.integers(1, k),
+    ), min_size=1, max_size=4))
+
+
+def _table(k, flat, real):
+    """[k][k] of shares: the entries above the diagonal are drawn, the others follow; None where nobody compared."""
+    p = [[None] * k for _ in range(k)]
+    for i, j in itertools.combinations(range(real), 2):
+        if flat[i * k + j] is not None:
+            p[i][j], p[j][i] = flat[i * k + j], 1 - flat[i * k + j]
+    return p
+
+
+@settings(max_examples=80, deadline=None)
+@given(shares)
+def test_kwise_soft_labels_equal_enumeration(rows):
+    k = len(rows[0][0])
+    scores = [r[0] for r in rows]
+    tables = [_table(k, flat, real) for _, flat, real in rows]
+    total = agreed = prompts = 0.0
+    for s, p in zip(scores, tables):
+        pairs = [(i, j) for i, j in itertools.combinations(range(k), 2) if p[i][j] is not None]
+        if pairs:
+            prompts += 1
+            total += sum(
+                p[i][j] * _softplus(s[j] - s[i]) + p[j][i] * _softplus(s[i] - s[j]) for i, j in pairs
+            ) / len(pairs)
+            right = [0.5 if s[i] == s[j] else p[i][j] if s[i] > s[j] else p[j][i] for i, j in pairs]
+            agreed += sum(right) / len(right)
+    mask = torch.tensor([[i < real for i in range(k)] for _, _, real in rows])
+    p_better = torch.tensor([[[math.nan if x is None else x for x in line] for line in p] for p in tables],
+                            dtype=torch.float64)
+    loss, metrics = pref.kwise_loss(
+        torch.tensor(scores, dtype=torch.float64), torch.where(mask, 0, -1), mask, p_better=p_better)
+    assert metrics["prompts"] == prompts
+    assert loss.item() == pytest.approx(total / max(1, prompts), rel=1e-9, abs=1e-12)
+    assert metrics["accuracy"].item() == pytest.approx(agreed / max(1, prompts), abs=1e-9)
+
+
+def test_kwise_soft_labels_of_one_and_zero_are_the_ranking_and_half_pulls_together():
+    ranks = torch.tensor([[0, 1, 1, 2], [1, 0, -1, -1]])
+    p = (ranks[:, :, None] < ranks[:, None, :]).double()
+    p[ranks[:, :, None] == ranks[:, None, :]] = math.nan
+    scores = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    hard, soft = (pref.kwise_loss(scores, ranks, ranks >= 0, p_better=x) for x in (None, p))
+    assert torch.equal(hard[0], soft[0]) and hard[1] == soft[1]
+    even = torch.full((1, 2, 2), 0.5, dtype=torch.float64)
+    apart = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    loss, _ = pref.kwise_loss(apart, torch.zeros(1, 2), torch.ones(1, 2), p_better=even)
+    (grad,) = torch.autograd.grad(loss, apart)
+    assert grad[0, 0] > 0 > grad[0, 1] and loss.item() == pytest.approx(
+        pref.soft_pair_loss(apart[:, 0], apart[:, 1], even[:, 0, 1]).item())
+
+
 def test_soft_pairs_minimum_and_hard_limit():
     a = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     p = torch.tensor([0.8])

@@ -33,7 +33,7 @@ def test_stories260k_goes_through_all_three_steps(real_data, tmp_path):
         return str(launch(kind, {**values, "out": str(tmp_path / kind)})[0])
 
     sft = go("sft", model=str(real_data / "weights/stories260K/hf"), data=str(tmp_path / "sft.jsonl"), steps=40,
-             batch_size=16, optimizer={"lr": 1e-3}, eval_every=20)
+             batch_size=16, optimizer={"name": "adamw", "lr": 1e-3}, eval_every=20)
     numbers = read_summary(Path(sft))
     assert numbers["val_loss"] < numbers["val_loss_before"]
     rank = go("rank", model=sft, data=prompts, judge=judge, prompts=60, held_out=20, max_tokens=40)

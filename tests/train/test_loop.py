@@ -139,3 +139,34 @@ def test_gradients_that_stay_nan_end_the_run_with_its_name_and_the_last_checkpoi
     run.close()
     step, state = load_latest(tmp_path / "r/checkpoints")
     assert step == 10 and all(torch.isfinite(t).all() for t in state["model"].values())
+
+
+def test_checkpoints_of_steps_that_the_run_went_back_behind_go(tmp_path, capsys):
+    for step in (10, 20):
+        save_checkpoint(tmp_path, step, {"a": torch.ones(1) * step})
+    (tmp_path / ".step-30.999999999.part").mkdir()  # a writer that was killed
+    (tmp_path / "step-20/state.json").write_text("{")
+    assert load_latest(tmp_path)[0] == 10
+    assert "step-20: damaged checkpoint passed over" in capsys.readouterr().err
+    save_checkpoint(tmp_path, 12, {"a": torch.ones(1)})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-12"]
+
+
+def test_a_run_that_reached_its_goal_takes_no_step_when_called_again(tmp_path):
+    goal = {"stop_when": lambda row: row["step"] >= 10, "log_every": 5}
+    first = go(tmp_path / "r", 40, **goal)
+    again = go(tmp_path / "r", 40, **goal)
+    assert load_latest(tmp_path / "r/checkpoints")[0] == 10
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
+
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path):
+    (tmp_path / "r").mkdir()
+    save_checkpoint(tmp_path / "r/checkpoints", 3, {"model": {}, "optimizers": []})
+    run = RunDir(tmp_path / "r", "test", {"a": 1})
+    (tmp_path / "r/checkpoints").rename(tmp_path / "kept")
+    run.open()
+    run.close()
+    (tmp_path / "kept").rename(tmp_path / "r/checkpoints")
+    with pytest.raises(RunError, match="step-3: no 'loader' in it, another version wrote it; remove .*checkpoints to"):
+        go(tmp_path / "r", 5)

@@ -1,4 +1,4 @@
-"""PPO: first minibatch exact, resume bit-equal, LoRA on one trunk, ptx gradient summed, live reward functions."""
+"""PPO: first minibatch exact, LoRA on one trunk, ptx gradient summed, live reward functions."""
 
 from __future__ import annotations
 
@@ -48,35 +48,13 @@ def rows_of(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_ratio_one_kl_zero_and_resume_bit_equal(sft: str, tmp_path: Path, monkeypatch, method: str) -> None:
-    values = {**SMALL, "model": sft, "reward": "logprob", "method": method}
-    whole, _ = launch("ppo", {**values, "out": str(tmp_path / "whole")})
-    first = rows_of(whole)[0]
+def test_first_minibatch_has_ratio_one_and_no_kl(sft: str, tmp_path: Path, method: str) -> None:
+    path, _ = launch(
+        "ppo", {**SMALL, "updates": 1, "model": sft, "reward": "logprob", "method": method, "out": str(tmp_path / "p")}
+    )
+    first = rows_of(path)[0]
     assert first["first_ratio_deviation"] == 0.0 and first["kl"] == 0.0 and first["optimizer_steps"] == 2
-    assert first["sampler_gap"] < 1e-3
-
-    # the third update dies after the checkpoint at the second
-    from tutelage.stages import ppo
-
-    real, calls = ppo.judge, []
-
-    def dies(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(ppo, "judge", dies)
-    with pytest.raises(KeyboardInterrupt):
-        launch("ppo", {**values, "out": str(tmp_path / "broken")})
-    monkeypatch.setattr(ppo, "judge", real)
-    broken, _ = launch("ppo", {**values, "out": str(tmp_path / "broken")})
-    one, two = (load_file(str(p / "model/model.safetensors")) for p in (whole, broken))
-    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    timing = "episodes_per_second"
-    assert [{k: v for k, v in r.items() if k != timing} for r in rows_of(whole)] == [
-        {k: v for k, v in r.items() if k != timing} for r in rows_of(broken)
-    ]
+    assert first["sampler_gap"] < 1e-3 and first["skipped_steps"] == 0
 
 
 def test_lora_policy_moves_and_trunk_does_not(sft: str, tmp_path: Path) -> None:
@@ -173,7 +151,7 @@ def test_a_live_function_is_a_reward_and_it_is_learned(sft: str, tmp_path: Path)
 def test_a_prompt_longer_than_the_context_names_itself(sft: str, tmp_path: Path) -> None:
     data = tmp_path / "prompts.jsonl"
     data.write_text(json.dumps({"prompt": "tom has the hat. " * 60}) + "\n")
-    with pytest.raises(DataError, match="prompt 1 has .* tokens.*context of 128"):
+    with pytest.raises(DataError, match=r"prompts.jsonl:1: the prompt has \d+ tokens; .*context of 128"):
         launch("ppo", {**SMALL, "model": sft, "reward": short, "data": str(data), "out": str(tmp_path / "x")})
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.records import BadRows
-from tutelage.train.sources import conversations, prompts, texts
+from tutelage.train.sources import conversations, prompts, rankings, texts
 
 
 def write(path, rows):
@@ -68,3 +68,69 @@ def test_bad_rows_stop_with_file_and_line_or_are_skipped_and_counted(tmp_path):
     bad = BadRows("skip")
     data = write(tmp_path / "t.jsonl", [{"text": "a"}, {"txt": "b"}, {"text": "c"}])
     assert list(texts(data, "train", 10, bad=bad)) == ["a", "c"] and bad.count == 1
+
+
+def pair(question, number, **more):
+    return {"prompt": question, "chosen": f"good {number}", "rejected": f"bad {number}", **more}
+
+
+def test_rankings_divide_by_the_first_question(tmp_path):
+    rows = [pair(f"question {i % 100}", i) for i in range(400)]
+    rows += [  # a later turn of the same conversation stays with its first
+        pair([{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": "so"},
+              {"role": "user", "content": "and?"}], i) for i in range(100)]  # fmt: skip
+    train, held = rankings(write(tmp_path / "p.jsonl", rows))
+    sides = [{r["prompt"] if isinstance(r["prompt"], str) else r["prompt"][0]["content"] for r in side}
+             for side in (train, held)]  # fmt: skip
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 100 and len(train) + len(held) == 500
+    assert 3 <= len(sides[1]) <= 20
+    backwards = rankings(write(tmp_path / "q.jsonl", rows[::-1]))[1]
+    assert {str(r["prompt"]) for r in backwards} == {str(r["prompt"]) for r in held}
+
+
+def test_rankings_held_out_may_be_another_file_whose_questions_leave_the_training_rows(tmp_path):
+    data = write(tmp_path / "p.jsonl", [pair(f"question {i}", i) for i in range(20)])
+    apart = write(tmp_path / "h.jsonl", [pair(f"question {i}", i) for i in range(5)] + [pair("new", 1)])
+    train, held = rankings(data, apart)
+    assert len(train) == 15 and len(held) == 6
+    with pytest.raises(DataError, match="every question also stands in held_out="):
+        rankings(data, data)
+    with pytest.raises(DataError, match="one prompt alone, .*give held_out=FILE"):
+        rankings(write(tmp_path / "one.jsonl", [pair("only", i) for i in range(9)]))
+
+
+def test_rankings_come_from_folders_and_from_rank(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.json", [pair(f"{name} {i}", i) for i in range(20)])
+    train, held = rankings(str(tmp_path))
+    assert len(train) + len(held) == 40
+    for name, count in (("rankings", 6), ("heldout", 2)):
+        rows = [{"prompt": f"{name} {i}", "responses": ["x", "y"], "ranking": [[0], [1]]} for i in range(count)]
+        write(tmp_path / f"{name}.jsonl", rows)
+    assert [len(side) for side in rankings(str(tmp_path))] == [6, 2]
+    (tmp_path / "heldout.jsonl").unlink()
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="expected a finished `rank`"):
+        rankings(str(tmp_path))
+
+
+def test_bad_rankings_stop_with_file_and_line_or_are_skipped_and_counted(tmp_path):
+    rows = [pair("a", 1), {"prompt": "b", "chosen": "x", "rejected": "x"}, pair("c", 3), "[1]",
+            {"prompt": "d", "responses": ["x"], "ranking": [[0]]}, pair("e", 5, p_chosen=2)]  # fmt: skip
+    data = write(tmp_path / "p.jsonl", rows)
+    with pytest.raises(DataError, match=r"p.jsonl:2: 'chosen' and 'rejected' are the same"):
+        rankings(data)
+    bad = BadRows("skip")
+    train, held = rankings(data, bad=bad)
+    assert len(train) + len(held) == 2 and bad.count == 4
+    assert [fault.split(": ")[0].rpartition(":")[2] for fault in bad.first] == ["2", "4", "5", "6"]
+    with pytest.raises(DataError, match="no rows"):
+        rankings(write(tmp_path / "e.jsonl", []))
+
+
+def test_annotators_of_one_prompt_are_joined(tmp_path):
+    both = {"responses": ["x", "y"]}
+    rows = [{"prompt": f"p{i}", **both, "ranking": [[i % 2], [1 - i % 2]], "annotator": 0} for i in range(9)]
+    rows += [{"prompt": f"p{i}", **both, "ranking": [[0], [1]], "annotator": 1} for i in range(9)]
+    train, held = rankings(write(tmp_path / "p.jsonl", rows))
+    assert len(train) + len(held) == 9 and sum("p_better" in row for row in train + held) == 4

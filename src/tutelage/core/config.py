@@ -40,7 +40,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe; give the path of a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte {error.start}); TOML is UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -95,22 +98,28 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration") -> C:
     """Validate `values` as `kind`. Raises ConfigError naming each wrong key, and for unknown keys the nearest known."""
+    given = dict(values)
+    for name, field in kind.model_fields.items():
+        if isinstance(field.default, BaseModel) and isinstance(given.get(name), Mapping):
+            # optimizer.lr=1e-4 changes that key alone: the others stay as this stage has them, not as the table's class
+            given[name] = merge(field.default.model_dump(), given[name])
     try:
-        return kind.model_validate(dict(values))
+        return kind.model_validate(given)
     except ValidationError as error:
         lines = []
         # a misspelt key comes first: it is often the one that is missing
         for issue in sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden"):
             key = ".".join(str(part) for part in issue["loc"])
             if issue["type"] == "extra_forbidden":
-                known = _known_keys(kind, issue["loc"][:-1])
-                near = difflib.get_close_matches(str(issue["loc"][-1]), known, n=1, cutoff=0.5)
+                table = key.rpartition(".")[0]
+                known = [f"{table}.{name}" if table else name for name in _known_keys(kind, issue["loc"][:-1])]
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
                 lines.append(f"unknown key {key!r}; {hint}")
             elif issue["type"] == "missing":
                 lines.append(f"no {key}=; it must be given")
             else:
-                lines.append(f"{key}={issue.get('input')!r}: {issue['msg']}")
+                lines.append(f"{key}={issue.get('input')!r}: {issue['msg'].removeprefix('Value error, ')}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
 
 

@@ -21,3 +21,7 @@ class RunError(TutelageError):
 
 class RewardError(TutelageError):
     """A reward function raised, or returned something that is not one finite number per completion."""
+
+
+class Interrupted(RunError):
+    """Ctrl-C or SIGTERM: what can be saved was saved; the same command goes on."""

@@ -56,10 +56,16 @@ class PromptRow(Record):
 class PairRow(Record):
     """Two answers, the better one named; `p_chosen` is the share of people who prefer it."""
 
-    prompt: Prompt
+    prompt: Prompt = Field(min_length=1)
     chosen: str | list[Message]
     rejected: str | list[Message]
     p_chosen: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _two_answers(self) -> PairRow:
+        if self.chosen == self.rejected:
+            raise ValueError("'chosen' and 'rejected' are the same, which says nothing; remove the row")
+        return self
 
 
 class LabelRow(Record):
@@ -71,18 +77,56 @@ class LabelRow(Record):
 
 
 class RankingRow(Record):
-    """K answers and their order, best group first; a group is a tie, and every index stands in exactly one."""
+    """K answers and their order, best group first; a group is a tie, and every index stands in exactly one.
 
-    prompt: Prompt
-    responses: list[str] = Field(min_length=2)
+    Where several people judged, `p_better[i][j]` is the share of them who prefer answer i to j (a tie is half a vote
+    for either), null where no one compared the two; `ranking` is then their joint order.
+    """
+
+    prompt: Prompt = Field(min_length=1)
+    responses: list[str]
     ranking: list[list[int]]
+    p_better: list[list[float | None]] | None = None
 
     @model_validator(mode="after")
-    def _each_index_once(self) -> RankingRow:
-        found = sorted(i for group in self.ranking for i in group)
-        if found != list(range(len(self.responses))):
-            raise ValueError(f"ranking {self.ranking} must name each of 0..{len(self.responses) - 1} exactly once")
+    def _an_order_of_all(self) -> RankingRow:
+        k = len(self.responses)
+        if k < 2:
+            raise ValueError(f"{k} response; a ranking needs at least 2 (remove the row)")
+        found = [i for group in self.ranking for i in group]
+        if sorted(found) != list(range(k)):
+            wrong = {
+                "missing": set(range(k)) - set(found),
+                "twice": {i for i in found if found.count(i) > 1},
+                "unknown": set(found) - set(range(k)),
+            }
+            words = "; ".join(f"{name}: {', '.join(map(str, sorted(which)))}" for name, which in wrong.items() if which)
+            raise ValueError(f"ranking {self.ranking} must name each of 0..{k - 1} exactly once ({words})")
+        group_of = {i: number for number, group in enumerate(self.ranking) for i in group}
+        first: dict[str, int] = {}
+        for i, text in enumerate(self.responses):
+            same = first.setdefault(text, i)
+            if group_of[same] != group_of[i]:
+                raise ValueError(f"responses {same} and {i} are the same but ranked apart; remove one of them")
         return self
+
+    @model_validator(mode="after")
+    def _shares_of_pairs(self) -> RankingRow:
+        k, p = len(self.responses), self.p_better
+        if p is None:
+            return self
+        if [len(line) for line in p] != [k] * k:
+            raise ValueError(f"p_better must be {k} x {k}, a share (or null) for every two of the {k} responses")
+        for i in range(k):
+            for j in range(i):
+                a, b = p[i][j], p[j][i]
+                if (a is None) != (b is None) or (a is not None and b is not None and not _complementary(a, b)):
+                    raise ValueError(f"p_better[{i}][{j}]={a} and p_better[{j}][{i}]={b} must lie in 0..1 and sum to 1")
+        return self
+
+
+def _complementary(a: float, b: float) -> bool:
+    return 0 <= a <= 1 and 0 <= b <= 1 and abs(a + b - 1) < 1e-6
 
 
 EXPECTED: dict[type[Record], str] = {

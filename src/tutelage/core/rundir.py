@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,32 +18,14 @@ from typing import IO, Any
 
 import tomli_w
 
+from tutelage.core.atomic import sweep, unwritable, write_atomic
 from tutelage.core.config import digest
 from tutelage.core.errors import RunError
 from tutelage.core.events import EventWriter
 from tutelage.core.lineage import environment, parent_entry, read_manifest
 from tutelage.core.records import BadRows
 
-__all__ = ["RunDir", "parent_entry", "read_jsonl_tolerant", "read_manifest", "write_atomic"]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write aside, fsync, rename: a reader sees the old file or the new one, never half."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path}: cannot write ({error.strerror}); free space or choose another out=")
+__all__ = ["RunDir", "parent_entry", "read_jsonl_tolerant", "read_manifest"]
 
 
 def _drop_none(value: Any) -> Any:
@@ -59,20 +40,30 @@ KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints"
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
 
 
+BEGUN = ("python", "versions", "commit", "cpu")
+"""What else decides about the last bits: a run resumed on another machine or code is told so."""
+
+
 class RunDir:
     """One stage's directory, locked while it is being written.
 
-    `fingerprint` = hash of the resolved config and of the parents' hashes: equal fingerprint means equal result.
+    `fingerprint` = hash of the resolved config and of the inputs' hashes: equal fingerprint means equal result.
+    `inputs` maps keys of the config to the files or run directories they name: of these the contents count, not the
+    place, so a folder of runs may be moved or named by another path.
     """
 
-    def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], parents: Sequence[str | Path] = ()):
+    def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None):
         self.path = Path(path)
         self.kind = kind
         self.config = _drop_none({k: v for k, v in dict(config).items() if k != "out"})
-        self.parents = [parent_entry(p) for p in parents]
+        self.parents: list[dict[str, str]] = []
         self.bad_rows = BadRows(self.config.pop("on_bad_row", "stop"))  # what is skipped is no part of the identity
-        hashes = [p["hash"] for p in self.parents]
-        self.fingerprint = digest({"kind": kind, "config": self.config, "parents": hashes})
+        identity = dict(self.config)
+        for key, given in (inputs or {}).items():
+            self.parents.append(parent_entry(given))
+            function = str(self.config.get(key)).removeprefix(given)  # of file.py:function
+            identity[key] = self.parents[-1]["hash"] + function
+        self.fingerprint = digest({"kind": kind, "config": identity})
         self._manifest: dict[str, Any] = {}
         self._began = time.perf_counter()
         self._lock: IO[str] | None = None
@@ -105,11 +96,12 @@ class RunDir:
             raise RunError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
 
     def _open(self, restart: bool) -> str:
+        sweep(self.path)
         old = read_manifest(self.path)
         if old is None:
-            foreign = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            if set(foreign) - {"config.toml"}:
-                raise RunError(f"{self.path}: not empty and not a run directory; choose another out=")
+            foreign = sorted({p.name for p in self.path.iterdir() if not p.name.startswith(".")} - {"config.toml"})
+            if foreign:
+                raise RunError(f"{self.path}: holds {foreign[0]} and is no run directory; choose another out=")
         elif old["fingerprint"] != self.fingerprint:
             worthless = old["status"] != "finished" and self._nothing_to_keep()
             if not restart and not worthless:
@@ -119,7 +111,7 @@ class RunDir:
                 )
             if not worthless or self._others():
                 self._move_aside()
-        elif old["status"] == "finished":
+        elif old["status"] == "finished" and (self.path / "summary.json").is_file():
             self._manifest = old
             return "finished"
         else:
@@ -143,11 +135,16 @@ class RunDir:
         return [p.name for p in self.path.iterdir() if not p.name.startswith(".") and p.name not in known]
 
     def _move_aside(self) -> None:
-        target = self.path.with_name(f"{self.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        target.mkdir()
-        for entry in self.path.iterdir():
-            if entry.name != ".lock":
-                shutil.move(str(entry), target / entry.name)
+        """Rename the whole directory (a kill then leaves no half of it that looks like a run) and claim a new one."""
+        path = self.path.resolve()
+        target = path.with_name(f"{path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be moved aside ({error.strerror}); choose another out=") from error
+        print(f"{self.path}: an older run is moved to {target.name}", file=sys.stderr)
+        self.close()
+        self._claim()
 
     def _begin(self, old: Mapping[str, Any]) -> None:
         self._began = time.perf_counter() - float(old.get("seconds", 0.0))
@@ -157,10 +154,13 @@ class RunDir:
             "fingerprint": self.fingerprint,
             "parents": self.parents,
             "seed": self.config.get("seed"),
-            **environment(),
             "started": old.get("started") or _now(),
-            **{k: old[k] for k in ("device", "dtype", "threads", "warnings") if k in old},
+            **{k: old[k] for k in (*BEGUN, "device", "dtype", "threads", "warnings") if k in old},
         }
+        here = environment()
+        for key in BEGUN:
+            self._differs(key, here[key])
+        self._manifest.update(here)
         self._write_manifest("running")
 
     def _write_manifest(self, status: str) -> None:
@@ -169,6 +169,10 @@ class RunDir:
             self._manifest["bad_rows"] = self.bad_rows.as_row()
         write_atomic(self.path / "manifest.json", json.dumps(self._manifest, indent=1, ensure_ascii=False))
 
+    def recall(self, key: str) -> Any:
+        """A fact that an earlier process of this run has noted (device, dtype, threads), or None."""
+        return self._manifest.get(key)
+
     def note(self, **facts: Any) -> None:
         """Write facts such as device, dtype and threads into the manifest.
 
@@ -176,13 +180,16 @@ class RunDir:
         differ from an unbroken run's in the last bits.
         """
         for key, value in facts.items():
-            before = self._manifest.get(key)
-            if before not in (None, value):
-                warning = f"resumed with {key}={value}, begun with {before}: no longer bit-equal to an unbroken run"
-                self._manifest.setdefault("warnings", []).append(warning)
-                print(f"{self.path}: {warning}", file=sys.stderr)
+            self._differs(key, value)
         self._manifest.update(facts)
         self._write_manifest(str(self._manifest.get("status", "running")))
+
+    def _differs(self, key: str, value: Any) -> None:
+        before = self._manifest.get(key)
+        if before not in (None, value):
+            warning = f"resumed with {key}={value}, begun with {before}: perhaps no longer bit-equal to an unbroken run"
+            self._manifest.setdefault("warnings", []).append(warning)
+            print(f"{self.path}: {warning}", file=sys.stderr)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl and its numbers to the TensorBoard events, and flush them."""
@@ -195,7 +202,18 @@ class RunDir:
             if self._events:
                 self._events.add(row)
         except OSError as error:
-            raise _unwritable(self.path / "metrics.jsonl", error) from error
+            raise unwritable(self.path / "metrics.jsonl", error) from error
+
+    def sync(self) -> None:
+        """Wait until metrics and samples are on the disk: before a checkpoint says that their steps are done."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            try:
+                with (self.path / name).open("rb") as file:
+                    os.fsync(file.fileno())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise unwritable(self.path / name, error) from error
 
     def truncate_metrics(self, last_step: int) -> None:
         """Drop metrics and samples after `last_step`: on resume the steps since the checkpoint are run again."""
@@ -212,7 +230,7 @@ class RunDir:
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
     def finish(self, summary: Mapping[str, Any]) -> Path:
         """Write summary.json, mark the run finished and release the lock."""
@@ -243,7 +261,8 @@ def _now() -> str:
 
 def read_jsonl_tolerant(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of our own log; a last line cut by a kill is left out."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # split at "\n" alone: splitlines would also cut at U+2028, which a model's text may hold
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             yield json.loads(line)
         except ValueError:

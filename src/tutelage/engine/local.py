@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -35,6 +35,8 @@ class LocalEngine:
         self.max_rows = max_rows
         self.bf16 = bf16
         self.max_batch_tokens = max_batch_tokens
+        self.on_done: Callable[[int], object] | None = None
+        """Told how many prompts each finished batch held: for progress."""
 
     @property
     def device(self) -> torch.device:
@@ -181,6 +183,8 @@ class LocalEngine:
             finished = iter(self.decode([groups[i] for i in batch]))
             for i in batch:
                 done[i] = [self._completion(request, next(finished)) for request in groups[i]]
+            if self.on_done:
+                self.on_done(len(batch))
         return done
 
     def decode(self, groups: Sequence[Sequence[Request]], on_token: Any = None) -> list[Finished]:

@@ -18,6 +18,7 @@ def kwise_loss(
     weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     margin: float | Tensor | None = None,
+    p_better: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """InstructGPT eq. 1 over all pairs of a prompt at once: K forwards give K(K-1)/2 comparisons.
 
@@ -26,32 +27,41 @@ def kwise_loss(
     have a pair; 0 if none has. `margin` is a number or broadcasts to [P, K winner, K loser]. `label_smoothing` is
     the assumed share of flipped labels. Metrics (detached): accuracy (score ties count 1/2; mean over prompts, as
     the loss), pairs, prompts, margin_mean.
+
+    `p_better` [P, K, K] puts soft labels in the place of the ranks: entry i, j is the share of people who prefer i to
+    j (its mirror entry is 1 minus it), NaN where no one compared them. A pair's loss is then the cross entropy of
+    sigmoid(r_i - r_j) against the share, and accuracy is the share of votes that the scores agree with.
     """
     if not scores_PK.shape == ranks_PK.shape == mask_PK.shape:
         raise ValueError(f"shapes differ: {tuple(scores_PK.shape)}, {tuple(ranks_PK.shape)}, {tuple(mask_PK.shape)}")
     real = mask_PK.bool() & (ranks_PK >= 0)
     scores = at_least_fp32(scores_PK)
     scores = torch.where(real, scores, torch.zeros_like(scores))
-    wins = (ranks_PK[:, :, None] < ranks_PK[:, None, :]) & real[:, :, None] & real[:, None, :]
+    both = real[:, :, None] & real[:, None, :]
+    if p_better is None:  # votes_PKK[p, i, j]: for i against j; the two entries of a pair sum to 1
+        votes = ((ranks_PK[:, :, None] < ranks_PK[:, None, :]) & both).to(scores.dtype)
+    else:
+        both &= ~torch.eye(both.shape[-1], dtype=torch.bool, device=both.device)
+        votes = p_better.to(scores.dtype).nan_to_num(0.0) * both
     diff = scores[:, :, None] - scores[:, None, :]
     shifted = diff if margin is None else diff - margin
     pair_loss = -(1 - label_smoothing) * F.logsigmoid(shifted)
     if label_smoothing:
         pair_loss = pair_loss - label_smoothing * F.logsigmoid(-shifted)
-    pairs_P = wins.sum((1, 2))
+    pairs_P = votes.sum((1, 2)).round()
     share_P = (pairs_P > 0).to(scores.dtype) if weights is None else weights.to(scores.dtype) * (pairs_P > 0)
     total = share_P.sum()
     share_P = share_P / torch.where(total > 0, total, torch.ones_like(total))
 
     def mean_over_pairs_then_prompts(x: Tensor) -> Tensor:
-        per_prompt = torch.where(wins, x, torch.zeros_like(x)).sum((1, 2)) / pairs_P.clamp(min=1)
+        per_prompt = torch.where(votes > 0, x * votes, torch.zeros_like(x)).sum((1, 2)) / pairs_P.clamp(min=1)
         return (per_prompt * share_P).sum()
 
     right = ((diff > 0).to(scores.dtype) + 0.5 * (diff == 0)).detach()
     metrics = {
         "accuracy": mean_over_pairs_then_prompts(right),
         "margin_mean": mean_over_pairs_then_prompts(diff.detach()),
-        "pairs": pairs_P.sum(),
+        "pairs": pairs_P.sum().long(),
         "prompts": (pairs_P > 0).sum(),
     }
     return mean_over_pairs_then_prompts(pair_loss), {k: v.detach() for k, v in metrics.items()}

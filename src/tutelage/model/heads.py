@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from tutelage.core.atomic import write_folder
 from tutelage.core.errors import DataError
 from tutelage.model.forward import call, position_ids
 from tutelage.model.hub import (
@@ -25,9 +27,9 @@ from tutelage.model.hub import (
     load_model,
     load_tokenizer,
     merged,
+    reading,
     resize_for,
     set_token_ids,
-    write_folder,
 )
 
 FEATURES = 5
@@ -42,8 +44,11 @@ def last_real_index(attention_mask: Tensor) -> Tensor:
     return (places * attention_mask.long()).argmax(dim=1)
 
 
-def _trunk_hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    positions = position_ids(attention_mask)
+def _trunk_hidden(
+    trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None
+) -> Tensor:
+    if positions is None:
+        positions = position_ids(attention_mask)
     out = call(trunk, input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     return out.last_hidden_state
 
@@ -107,6 +112,26 @@ def _new_scorer(config: Any, attn_implementation: str | None) -> Any:
     return PlainScorer(AutoModel.from_config(config, **kinds))
 
 
+def _read_scorer(folder: Path, attn_implementation: str) -> Any:
+    if (folder / _SCORE_FILE).is_file():
+        return PlainScorer.from_pretrained(str(folder), attn_implementation)
+    kinds = AutoConfig.from_pretrained(str(folder)).architectures or []
+    if not any("SequenceClassification" in kind for kind in kinds):
+        raise DataError(f"{str(folder)!r} holds {', '.join(kinds) or 'an unknown model'}, not a reward model")
+    return AutoModelForSequenceClassification.from_pretrained(
+        str(folder), num_labels=1, attn_implementation=attn_implementation
+    )
+
+
+def _read_features(folder: Path) -> FeatureHead | None:
+    file = folder / f"{_FEATURE_FILE}.json"
+    if not file.is_file():
+        return None
+    head = FeatureHead(int(json.loads(file.read_text(encoding="utf-8"))["inner"]))
+    head.load_state_dict(load_file(str(file.with_suffix(".safetensors"))))
+    return head
+
+
 class RewardModel(nn.Module):
     """Sequence -> score. ``model`` is a sequence-classification model with one label, or a PlainScorer.
 
@@ -129,14 +154,29 @@ class RewardModel(nn.Module):
         """The decoder without its head."""
         return self.model.base_model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        features: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> Tensor:
         """Scores [B] at the last real token of input_ids [B, T] (right padding; left padding works too).
 
-        ``features`` [B, 5] (see ``logprob_features``) is required exactly when the model has a feature head.
+        ``features`` [B, 5] (see ``logprob_features``) is required exactly when the model has a feature head. With
+        ``ends`` int64 [N, 2], scores [N] at these (row, token) places instead; position_ids [B, T] and attention_mask
+        bool [B, 1, T, T] then say what is a response and what it sees (train/packs.py).
         """
-        hidden_BTD = _trunk_hidden(self.trunk, input_ids, attention_mask)
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-        last_BD = hidden_BTD[rows, last_real_index(attention_mask)]
+        if ends is None:
+            hidden_BTD = _trunk_hidden(self.trunk, input_ids, attention_mask)
+            rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+            last_BD = hidden_BTD[rows, last_real_index(attention_mask)]
+        else:
+            dtype = next(self.parameters()).dtype
+            bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
+            bias.masked_fill_(~attention_mask, torch.finfo(dtype).min)
+            last_BD = _trunk_hidden(self.trunk, input_ids, bias, position_ids)[ends[:, 0], ends[:, 1]]
         scores_B = self.model.score(last_BD).squeeze(-1)
         if self.features is not None:
             if features is None:
@@ -144,8 +184,14 @@ class RewardModel(nn.Module):
             scores_B = scores_B + self.features(features.to(scores_B.dtype))
         return scores_B - self.reward_shift
 
-    def save(self, folder: str | os.PathLike[str], tokenizer: Any | None = None) -> Path:
-        """Write the model (and feature head, shift, tokenizer) to ``folder`` atomically."""
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        tokenizer: Any | None = None,
+        beside: Mapping[str, dict[str, Tensor]] | None = None,
+    ) -> Path:
+        """Write the model (and feature head, shift, tokenizer) to ``folder`` atomically; ``beside`` maps names of
+        further safetensors files to their tensors."""
 
         def write(aside: Path) -> None:
             self.model.config.reward_shift = float(self.reward_shift)
@@ -155,6 +201,8 @@ class RewardModel(nn.Module):
                 save_file(state, str(aside / f"{_FEATURE_FILE}.safetensors"))
                 shape = {"inputs": FEATURES, "inner": self.features.inner}
                 (aside / f"{_FEATURE_FILE}.json").write_text(json.dumps(shape), encoding="utf-8")
+            for name, tensors in (beside or {}).items():
+                save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, str(aside / name))
             if tokenizer is not None:
                 tokenizer.save_pretrained(str(aside))
 
@@ -166,20 +214,8 @@ class RewardModel(nn.Module):
         folder = find_model_dir(path)
         if folder is None:
             raise DataError(f"no reward model in {str(path)!r}: neither it nor its model/ holds a config.json")
-        if (folder / _SCORE_FILE).is_file():
-            model: Any = PlainScorer.from_pretrained(str(folder), attn_implementation)
-        else:
-            kinds = AutoConfig.from_pretrained(str(folder)).architectures or []
-            if not any("SequenceClassification" in kind for kind in kinds):
-                raise DataError(f"{str(folder)!r} holds {', '.join(kinds) or 'an unknown model'}, not a reward model")
-            model = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), num_labels=1, attn_implementation=attn_implementation
-            )
-        head = None
-        if (folder / f"{_FEATURE_FILE}.json").is_file():
-            shape = json.loads((folder / f"{_FEATURE_FILE}.json").read_text(encoding="utf-8"))
-            head = FeatureHead(int(shape["inner"]))
-            head.load_state_dict(load_file(str(folder / f"{_FEATURE_FILE}.safetensors")))
+        with reading(str(path), folder, "a reward model"):
+            model, head = _read_scorer(folder, attn_implementation), _read_features(folder)
         return cls(model, head, float(getattr(model.config, "reward_shift", 0.0)))
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tutelage.core.atomic import write_folder
 from tutelage.core.errors import ConfigError, DataError, TutelageError
 from tutelage.model.presets import PRESETS, build_config
 from tutelage.text.chat import turn_end_id
@@ -100,11 +102,38 @@ def _looks_local(name: str) -> bool:
 
 
 def load_tokenizer(path_or_id: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a model folder, a run directory or a hub id."""
+    """The tokenizer of a model folder, a run directory (its ``tokenizer/`` or ``model/``) or a hub id.
+
+    Raises DataError when there is none.
+    """
+    name = str(path_or_id)
+    made = Path(name) / "tokenizer"
+    folder = made if made.is_dir() else find_model_dir(name)
+    wanted = "expected a folder with a tokenizer.json, such as tutelage tokenizer writes"
+    if folder is None and not Path(name).is_dir() and _looks_local(name):
+        raise DataError(f"tokenizer {name!r}: no such folder; {wanted}")
     try:
-        return AutoTokenizer.from_pretrained(str(find_model_dir(path_or_id) or path_or_id))
+        return AutoTokenizer.from_pretrained(str(folder or name))
     except Exception as error:
-        raise DataError(f"no tokenizer could be read from {str(path_or_id)!r}: {error}") from error
+        words = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"tokenizer {name!r}: cannot be read ({words}); {wanted}") from error
+
+
+@contextmanager
+def reading(name: str, folder: Path | None, what: str) -> Iterator[None]:
+    """Context in which a library reads ``what`` from ``folder``: its errors become a DataError that names the file."""
+    try:
+        yield
+    except TutelageError:
+        raise
+    except Exception as error:
+        for file in sorted(folder.glob("*.safetensors")) if folder else []:
+            try:
+                with safe_open(str(file), "pt"):
+                    pass
+            except Exception as damage:
+                raise DataError(f"{file}: damaged or cut short ({damage}); write or copy it again") from error
+        raise DataError(f"could not load {what} from {name!r}: {error}") from error
 
 
 def load_model(
@@ -127,14 +156,10 @@ def load_model(
     source = str(folder or name)
     if tokenizer is None:
         tokenizer = load_tokenizer(source)
-    try:
+    with reading(name, folder, "a causal language model"):
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=resolve_dtype(dtype) or "auto", attn_implementation=attn_implementation
         )
-    except TutelageError:
-        raise
-    except Exception as error:
-        raise DataError(f"could not load a causal language model from {name!r}: {error}") from error
     resize_for(model, tokenizer)
     return model, tokenizer
 
@@ -168,33 +193,6 @@ def settle_unseen(model: Any, seen: Tensor) -> int:
             weight[absent] = weight[~absent].mean(0)
             rows = int(absent.sum())
     return rows
-
-
-def write_folder(folder: str | os.PathLike[str], write: Any) -> Path:
-    """Call ``write(temporary folder)`` and rename the result to ``folder``: it is there whole or not at all."""
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    for left in target.parent.glob(f".{target.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed while it wrote
-    aside.mkdir()
-    try:
-        write(aside)
-        for file in aside.iterdir():
-            if file.is_file():
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
-        if target.exists():
-            old = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.old"
-            target.rename(old)
-            aside.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            aside.rename(target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return target
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -2,69 +2,140 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from tutelage.core.config import expand, merge, read_toml
-from tutelage.core.errors import ConfigError
-from tutelage.core.rundir import write_atomic
+from tutelage.core.atomic import sweep, write_atomic
+from tutelage.core.config import build, expand, merge, read_toml
+from tutelage.core.errors import ConfigError, DataError, Interrupted, RunError
+from tutelage.core.rundir import read_manifest
+from tutelage.core.stop import stops_at_once
 from tutelage.pipeline.compare import answers, measure
-from tutelage.pipeline.stages import STAGES, launch, read_summary
+from tutelage.pipeline.stages import STAGES, config_class, files_of, launch, read_summary
 from tutelage.report import stage_table, write_report
 
 console = Console()
+progress = Console(stderr=True, highlight=False)
+
+
+class CompareConfig(BaseModel):
+    """What is asked of the models at the end of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = "schoolroom:demo"
+    prompts: int = Field(256, ge=1)
+    models: dict[str, str] = Field(default_factory=dict)
+    """Label to stage; "base" continues the text, the others answer."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe: its name, its kind, its resolved keys."""
+
+    name: str
+    kind: str
+    values: dict[str, Any]
 
 
 def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Path:
     """Run every stage of the recipe, skipping what is finished; write summary.json and report.html.
 
-    A changed key re-runs the stages that depend on it: a stage's fingerprint contains its parents' fingerprints.
+    The whole recipe is checked before the first stage starts. A changed key re-runs the stages that depend on it: a
+    stage's fingerprint contains its parents' fingerprints. Interrupted on Ctrl-C and SIGTERM.
     """
+    out, steps, compare = plan(path, overrides)
+    _claimable(out, [step.name for step in steps])
+    sweep(out)
+    table: list[dict[str, Any]] = []
+    for number, step in enumerate(steps, 1):
+        progress.print(f"[bold]{step.name}[/] (stage {number} of {len(steps)})")
+        folder, ran = launch(step.kind, step.values, restart=True)
+        table.append(
+            {
+                "name": step.name,
+                "kind": step.kind,
+                "seconds": round(float((read_manifest(folder) or {}).get("seconds", 0.0)), 1),
+                "status": "run" if ran else "kept",
+                "metrics": read_summary(folder),
+            }
+        )
+        _save(out, table, {}, [])
+    try:
+        with stops_at_once():
+            summary = _conclude(out, table, compare)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{out}: stopped; every stage is finished, the same command writes the report") from None
+    console.print(stage_table(summary))
+    for key, value in summary["results"].items():
+        console.print(f"  {key:32} {value:.3f}")
+    console.print(f"wrote {out / 'summary.json'} and {out / 'report.html'}")
+    return out
+
+
+def plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Path, list[Step], CompareConfig | None]:
+    """(run directory, stages in order, comparison) of a recipe. ConfigError names the table and key that is wrong."""
     recipe = expand(merge(read_toml(path), overrides or {}), str(path))
     out = Path(recipe.pop("out", None) or f"runs/{Path(path).stem}")
     shared = {"seed": recipe.pop("seed", 0)}
     compare = recipe.pop("compare", None)
     stages: dict[str, Path] = {}
-    table = []
-    old = {s["name"]: s for s in read_summary(out).get("stages", [])}
+    steps = []
     for name, values in recipe.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: {name!r} is neither a stage table nor one of: out, seed, compare")
         values = {**shared, **values}
         kind = values.pop("stage", name)
         if kind not in STAGES:
-            raise ConfigError(f'{path}: [{name}] is no stage; give stage="..." one of {", ".join(STAGES)}')
+            near = difflib.get_close_matches(str(kind), [*STAGES, *stages], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? Else " if near else ""
+            raise ConfigError(f'{path}: [{name}] is no stage; {hint}give stage="..." one of {", ".join(STAGES)}')
         values = {k: _resolve(v, stages, f"{path}: [{name}] {k}") for k, v in values.items()}
-        began = time.perf_counter()
-        stages[name], ran = launch(kind, {**values, "out": str(out / name)}, restart=True)
-        seconds = time.perf_counter() - began if ran else old.get(name, {}).get("seconds", 0.0)
-        table.append(
-            {
-                "name": name,
-                "kind": kind,
-                "seconds": round(seconds, 1),
-                "status": "run" if ran else "kept",
-                "metrics": read_summary(stages[name]),
-            }
-        )
-        _save(out, table, {}, [])
-    results, rows = {}, []
+        values["out"] = str(out / name)
+        config = build(config_class(kind), values, where=f"{path}: [{name}]")
+        for key, given in files_of(config).items():
+            if Path(given) not in stages.values() and not Path(given).exists():
+                raise DataError(f"{path}: [{name}] {key}={given!r}: no such file or folder")
+        stages[name] = out / name
+        steps.append(Step(name, kind, values))
+    if not steps:
+        raise ConfigError(f"{path}: no stage; expected at least one table such as [tokenizer]")
+    if compare is None:
+        return out, steps, None
+    asked = build(CompareConfig, compare if isinstance(compare, dict) else {}, where=f"{path}: [compare]")
+    for label, stage in asked.models.items():
+        _resolve(f"@{stage}", stages, f"{path}: [compare] models.{label}")
+    return out, steps, asked
+
+
+def _claimable(out: Path, names: list[str]) -> None:
+    """RunError for a folder that holds something and none of it is a pipeline run's."""
+    held = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
+    ours = "stages" in read_summary(out) or any((out / name / "manifest.json").is_file() for name in names)
+    foreign = [name for name in held if name not in names]
+    if foreign and not ours:
+        raise RunError(f"{out}: holds {foreign[0]} and is no pipeline run; choose another out=")
+
+
+def _conclude(out: Path, table: list[dict[str, Any]], compare: CompareConfig | None) -> dict[str, Any]:
+    """Compare the models, write summary.json and report.html."""
+    results: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
     if compare:
-        models = {label: stages[stage] for label, stage in compare.get("models", {}).items()}
-        rows = answers(models, compare["data"])
-        results = {**_stage_results(table), **measure(models, compare["data"], compare.get("prompts", 256))}
+        progress.print("[bold]compare[/]")
+        models = {label: out / stage for label, stage in compare.models.items()}
+        rows = answers(models, compare.data)
+        results = {**_stage_results(table), **measure(models, compare.data, compare.prompts)}
     summary = _save(out, table, results, rows)
     write_report(out)
-    console.print(stage_table(summary))
-    for key, value in results.items():
-        console.print(f"  {key:32} {value:.3f}")
-    console.print(f"wrote {out / 'summary.json'} and {out / 'report.html'}")
-    return out
+    return summary
 
 
 RESULTS = {
@@ -89,7 +160,10 @@ def _stage_results(table: list[dict[str, Any]]) -> dict[str, float]:
 def _resolve(value: Any, stages: Mapping[str, Path], where: str) -> Any:
     if isinstance(value, str) and value.startswith("@"):
         if value[1:] not in stages:
-            raise ConfigError(f"{where}: {value!r} names no earlier stage; earlier: {', '.join(stages) or 'none'}")
+            near = difflib.get_close_matches(value[1:], stages, n=1, cutoff=0.5)
+            hint = f"did you mean '@{near[0]}'? " if near else ""
+            earlier = ", ".join(stages) or "none"
+            raise ConfigError(f"{where}: {value!r} names no earlier stage; {hint}earlier: {earlier}")
         return str(stages[value[1:]])
     return value
 

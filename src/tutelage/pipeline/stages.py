@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 from collections.abc import Mapping
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.core.config import StageConfig, build
-from tutelage.core.errors import ConfigError
-from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import set_threads
+from tutelage.core.errors import ConfigError, Interrupted, RunError
+from tutelage.core.rundir import RunDir, read_manifest
+from tutelage.core.runtime import generators_kept, keep_memory, reseed, set_threads
+from tutelage.core.stop import StopFlag, stops_at_once, undisturbed
 
 STAGES = {
     "tokenizer": "TokenizerConfig",
@@ -22,14 +24,16 @@ STAGES = {
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
 }
-INPUTS = ("tokenizer", "data", "model", "reward", "judge", "ptx_data")
+INPUTS = ("tokenizer", "data", "held_out", "model", "reward", "judge", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:")
 
 
 def config_class(kind: str) -> type[StageConfig]:
     """The configuration model of a stage; ConfigError lists the stages when there is none of that name."""
     if kind not in STAGES:
-        raise ConfigError(f"no stage {kind!r}; stages: {', '.join(STAGES)}")
+        near = difflib.get_close_matches(kind, STAGES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"no stage {kind!r}; {hint}stages: {', '.join(STAGES)}")
     return getattr(importlib.import_module(f"tutelage.stages.{kind}"), STAGES[kind])
 
 
@@ -43,41 +47,91 @@ def run(kind: str, restart: bool = False, **values: Any) -> Path:
 
 
 def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple[Path, bool]:
-    """As `run`; also says whether the stage was run now (False: it was already finished)."""
+    """As `run`; also says whether the stage was run now (False: it was already finished).
+
+    Ctrl-C and SIGTERM raise Interrupted once what can be saved is saved. The caller's random generators stay as they
+    are, and do not influence the stage.
+    """
     config = build(config_class(kind), values, where=kind)
     out = Path(config.out or f"runs/{kind}")
-    directory = RunDir(out, kind, config.model_dump(mode="json"), _parents(config))
+    directory = RunDir(out, kind, config.model_dump(mode="json"), _inputs(config))
     if directory.open(restart=restart) == "finished":
         directory.close()
         return out, False
     try:
-        threads = set_threads()
-        directory.note(device="cpu", threads=threads)
-        stage = importlib.import_module(f"tutelage.stages.{kind}")
-        directory.finish(stage.run(config, directory))
-    except KeyboardInterrupt as error:
-        directory.fail(error, "stopped")
-        raise
+        with stops_at_once(), generators_kept():
+            keep_memory()
+            directory.note(device="cpu", threads=set_threads(directory.recall("threads")))
+            reseed(config.seed, kind)
+            stage = importlib.import_module(f"tutelage.stages.{kind}")
+            summary = stage.run(config, directory)
+        with StopFlag() as stop:
+            directory.finish(summary)
+    except KeyboardInterrupt:
+        with undisturbed():
+            stopped = Interrupted(f"{out}: stopped; {_saved(out)}; the same command resumes")
+            directory.fail(stopped, "stopped")
+        raise stopped from None
     except Exception as error:
-        directory.fail(error, "stopped" if type(error).__name__ == "Interrupted" else "failed")
+        with undisturbed():
+            directory.fail(error, "stopped" if isinstance(error, Interrupted) else "failed")
         raise
     finally:
         directory.close()
+    if stop.set:
+        raise Interrupted(f"{out}: finished, then stopped; the same command goes on")
     return out, True
 
 
-def _parents(config: StageConfig) -> list[str]:
-    """The inputs whose contents are part of what the run is: run directories, data, and files of functions."""
-    out = []
+def _saved(out: Path) -> str:
+    """What a run that was stopped between its steps can go on from, in words."""
+    from tutelage.train.checkpoint import saved_steps
+
+    steps = saved_steps(out / "checkpoints")
+    return f"step {steps[-1]} is saved" if steps else "it had no checkpoint yet and begins anew"
+
+
+def files_of(config: StageConfig) -> dict[str, str]:
+    """Keys that name data or a file of functions, with the path: what has to be there before the stage begins.
+
+    Models and tokenizers may be a hub's names instead, and are not among them."""
+    out = {}
+    for name in ("data", "held_out", "ptx_data", "judge", "reward"):
+        given = getattr(config, name, None)
+        if not isinstance(given, str) or given.startswith(NO_FILES):
+            continue
+        file = given.rpartition(":")[0]
+        if file.endswith(".py") or name not in ("judge", "reward"):
+            out[name] = file if file.endswith(".py") else given
+    return out
+
+
+def _inputs(config: StageConfig) -> dict[str, str]:
+    """The inputs whose contents are part of what the run is: run directories, data, and files of functions.
+
+    RunError for a run that is not finished: what it holds may be half of what it will hold.
+    """
+    out = {}
     for name in INPUTS:
         given = getattr(config, name, None)
-        if isinstance(given, str) and not given.startswith(NO_FILES):
-            file = given.rpartition(":")[0]
-            out.append(file if file.endswith(".py") else given)
-    return [p for p in out if Path(p).exists() or "/" in p]
+        if not isinstance(given, str) or given.startswith(NO_FILES):
+            continue
+        file = given.rpartition(":")[0]
+        file = file if file.endswith(".py") else given
+        if not Path(file).exists() and "/" not in file:
+            continue
+        status = (read_manifest(file) or {}).get("status", "finished") if Path(file).is_dir() else "finished"
+        if status != "finished":
+            words = "running, or was killed" if status == "running" else status
+            raise RunError(f"{name}={given}: that run is not finished (it is {words}); run its command again first")
+        out[name] = file
+    return out
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """summary.json of a run directory, or {}."""
+    """summary.json of a run directory, or {}. RunError when it is damaged."""
     file = path / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{file}: damaged ({error}); remove it, or choose another out=") from None

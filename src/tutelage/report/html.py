@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, select_autoescape
 
+from tutelage.core.atomic import write_atomic
 from tutelage.core.errors import RunError
 from tutelage.report.plots import compare_panels, draw, loss_panels, ppo_panels, reward_panels
 from tutelage.report.read import (
@@ -51,7 +51,8 @@ def write_report(run_dir: str | Path) -> Path:
         details=[(s.name, number_pairs(s.summary)) for s in stages if flat_metrics(s.summary)],
         lineage=[lineage_row(s) for s in stages],
     )
-    return replace_text(run_dir / "report.html", text)
+    write_atomic(run_dir / "report.html", text)
+    return run_dir / "report.html"
 
 
 def stage_rows(summary: Mapping[str, Any], stages: list[StageRun]) -> list[dict[str, str]]:
@@ -163,16 +164,3 @@ def lineage_row(stage: StageRun) -> dict[str, str]:
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else "",
         "argv": " ".join(map(str, argv)) if isinstance(argv, list) else "",
     }
-
-
-def replace_text(path: Path, text: str) -> Path:
-    """Write aside and rename, so that a reader never sees half a report."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # A lone surrogate in a model's text is no UTF-8; it is shown as "?".
-        aside.write_text(text, encoding="utf-8", errors="replace")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write ({error.strerror})") from error
-    return path

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tutelage.core.config import StageConfig
+from tutelage.core.errors import RunError
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import resolve_precision, stream_seed
+from tutelage.core.runtime import stream_seed
 from tutelage.engine import LocalEngine
 from tutelage.loss.policy import AdaptiveKL, FixedKL
 from tutelage.model.adapters import LoraSettings
@@ -21,9 +22,8 @@ from tutelage.schoolroom.rows import gold_reward
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.actors import separate, shared
-from tutelage.train.drive import Values, drive
+from tutelage.train.drive import Values, console, drive, settle_precision
 from tutelage.train.evaluate import text_loss
-from tutelage.train.loop import console
 from tutelage.train.optim import OptimConfig
 from tutelage.train.ppo import UpdateConfig, improve, judge
 from tutelage.train.rewards import RewardSpec
@@ -39,22 +39,22 @@ class PpoConfig(StageConfig, UpdateConfig):
     label-free control). The critic starts from the reward model, or from the SFT trunk where there is none."""
     data: str = "schoolroom:demo"
     """Prompts: a file or folder, or the embedded world."""
-    prompts: int = 20_000
+    prompts: int = Field(20_000, ge=1)
     """At most this many of them."""
     ptx_data: str | None = None
     """Run directory of `prepare` whose text is mixed in with weight ptx_coef."""
-    ptx_batch: int = 16
+    ptx_batch: int = Field(16, ge=1)
     """Blocks of text per minibatch."""
-    ptx_block: int = 96
+    ptx_block: int = Field(96, ge=2)
     """Tokens of a block."""
     updates: int = Field(60, ge=1)
     batch_size: int = Field(256, ge=1)
     """Episodes per update."""
-    max_tokens: int = 24
+    max_tokens: int = Field(24, ge=1)
     """Longest answer."""
-    kl_coef: float = 0.05
+    kl_coef: float = Field(0.05, ge=0)
     """Weight of the per-token KL to the SFT model in the reward."""
-    kl_target: float | None = None
+    kl_target: float | None = Field(None, gt=0)
     """Adaptive coefficient towards this KL (sum over tokens), if given."""
     method: Literal["full", "lora"] = "full"
     """lora: policy, reference, critic and (if it was trained so) reward are adapters on one frozen trunk."""
@@ -64,9 +64,9 @@ class PpoConfig(StageConfig, UpdateConfig):
     PPO tends to raise the reward and not the quality: it is said aloud, and gate_passed is false in the summary."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
-    save_every: int = 10
+    save_every: int = Field(10, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
-    sample_every: int = 10
+    sample_every: int = Field(10, ge=1)
     """Updates between rows of samples.jsonl."""
     optimizer: OptimConfig = OptimConfig(name="adamw", lr=5e-4, decay=0.4, eps=1e-5, warmup=0.05)
 
@@ -82,15 +82,15 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
     common = (policy, tokenizer, config.reward, config.optimizer, config.temperature, config.seed)
     cast = shared(*common, config.lora) if config.method == "lora" else separate(*common)
     engine = LocalEngine(policy, tokenizer)
-    rows = prompts(config.data, "train", config.prompts, config.seed)
-    rows = encode_prompts(rows, tokenizer, engine.context_length, config.max_tokens, config.data)
+    rows = prompts(config.data, "train", config.prompts, config.seed, run.bad_rows)
+    rows = encode_prompts(rows, tokenizer, engine.context_length, config.max_tokens, config.data, run.bad_rows)
     ptx = None
     if config.ptx_data and config.ptx_coef:
         text = TokenShards(Path(config.ptx_data) / "train", tokenizer)
         ptx = BlockLoader(text, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31)
     kl = AdaptiveKL(config.kl_coef, config.kl_target, 10_000) if config.kl_target else FixedKL(config.kl_coef)
-    state = Values(curve=[], last={}, precision=resolve_precision(config.precision), seconds=0.0)
-    one_update = _update(config, cast, engine, rows, ptx, kl, state, run)
+    state = Values(curve=[], last={}, seconds=0.0)
+    one_update = _update(config, cast, engine, rows, ptx, kl, state, run, settle_precision(run, config.precision))
     parts = {**cast.parts, "kl": kl, "state": state} | ({"ptx": ptx} if ptx else {})
     drive(run, parts, config.updates, one_update, config.save_every)
     cast.enter_policy()
@@ -102,7 +102,7 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
 
 def _update(
     config: PpoConfig, cast: Any, engine: LocalEngine, rows: list[dict[str, Any]], ptx: Any, kl: FixedKL, state: Values,
-    run: RunDir,
+    run: RunDir, precision: str,
 ) -> Callable[[int], dict[str, Any]]:  # fmt: skip
     """The update as a function of its number, for `drive`."""
 
@@ -113,13 +113,17 @@ def _update(
             engine, rows, batch_size=config.batch_size, minibatches=config.minibatches, max_tokens=config.max_tokens,
             temperature=config.temperature, seed=config.seed, step=step,
         )  # fmt: skip
-        precision = state.values["precision"]
         judged = judge(cast.actors, episodes.rollout, config, precision)
         scores = cast.score(episodes, judged.ref)
         metrics = improve(
             cast.actors, episodes.rollout, scores, judged, config, beta=kl.coef, done=(step - 1) / config.updates,
             ptx=(lambda: next(ptx)) if ptx else None, precision=precision,
         )  # fmt: skip
+        if metrics["skipped_steps"] == metrics["optimizer_steps"]:
+            raise RunError(
+                f"{run.path}: no gradient of update {step} was finite; lower the learning rate "
+                f"(optimizer.lr={config.optimizer.lr:g}) or the reward's size. The checkpoints before are kept"
+            )
         row = {"step": step, "proxy": float(scores.mean()), **_gold(config, episodes), **metrics, "beta": kl.coef}
         kl.update(metrics["kl"], config.batch_size)
         seconds = time.perf_counter() - began
@@ -133,7 +137,8 @@ def _update(
         values["last"] = {k: row[k] for k in row if k != "episodes_per_second"}
         words = "  ".join(f"{k} {row[k]:.3f}" for k in ("proxy", "gold", "kl", "entropy", "length") if k in row)
         left = values["seconds"] / step * (config.updates - step)
-        console.print(f"[bold]{run.path.name}[/] {step}/{config.updates}  {words}  ETA {left:.0f}s")
+        speed = f"{row['episodes_per_second']:.0f} episodes/s"
+        console.print(f"[bold]{run.path.name}[/] {step}/{config.updates}  {words}  {speed}  ETA {left:.0f}s")
         return row
 
     return one

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
+from pydantic import Field
 
 from tutelage.core.config import StageConfig
+from tutelage.core.errors import ConfigError
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
-from tutelage.model.hub import create_model, load_model, parameter_count, save_model, settle_unseen
+from tutelage.model.hub import create_model, load_model, load_tokenizer, parameter_count, save_model, settle_unseen
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.evaluate import bits_per_byte, text_loss, whole_text_nats
@@ -30,15 +31,15 @@ class PretrainConfig(StageConfig):
     """Run directory of `tokenizer`, or a folder that holds one."""
     model: str = "preset:laptop-1m"
     """preset:NAME starts from scratch; a folder or hub id continues from there."""
-    block_size: int = 96
+    block_size: int = Field(96, ge=2)
     """Tokens of a training sequence."""
-    batch_size: int = 24
+    batch_size: int = Field(24, ge=1)
     """Sequences per step."""
-    steps: int = 1000
+    steps: int = Field(1000, ge=1)
     """Optimiser steps."""
     order: Literal["shuffled", "file"] = "shuffled"
     """file: the shards' own order, for data laid out as a curriculum."""
-    max_length: int = 256
+    max_length: int = Field(256, ge=2)
     """Context of a model made from scratch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
@@ -46,9 +47,9 @@ class PretrainConfig(StageConfig):
     """The world whose question-answer probe is asked at every evaluation, e.g. schoolroom:demo."""
     stop_at_probe: float | None = None
     """Stop once the probe's accuracy reaches this."""
-    eval_every: int = 200
+    eval_every: int = Field(200, ge=0)
     """Steps between evaluations on held-out data; there is always one at the end."""
-    save_every: int = 500
+    save_every: int = Field(500, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02, weight_decay=0.1)
 
@@ -58,8 +59,7 @@ SAMPLE_START = 8
 
 
 def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
-    folder = Path(config.tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
+    tokenizer = load_tokenizer(config.tokenizer)
     if config.model.startswith("preset:"):
         model = create_model(config.model, tokenizer, config.max_length, config.seed)
     else:
@@ -75,6 +75,9 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     )
     held = TokenShards(data / "validation", tokenizer)
     engine = LocalEngine(model, tokenizer)
+    if config.block_size > engine.context_length:
+        key = "max_length" if config.model.startswith("preset:") else "the model's context"
+        raise ConfigError(f"block_size={config.block_size} exceeds {key} of {engine.context_length}; lower block_size")
 
     def evaluate() -> dict[str, Any]:
         out = {"val_loss": text_loss(model, held, config.block_size)}

@@ -6,17 +6,23 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import Field, field_validator
+
+from tutelage.core.atomic import write_atomic
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import ConfigError
-from tutelage.core.rundir import RunDir, write_atomic
+from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.progress import Progress
+from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
 from tutelage.text.chat import as_messages
+from tutelage.text.rankings import ranking_from_scores
 from tutelage.train.rewards import call_reward, load_function
-from tutelage.train.sources import is_world, prompts
+from tutelage.train.rollouts import encode_prompts
+from tutelage.train.sources import is_world, place_of, prompts
 
 
 class RankConfig(StageConfig):
@@ -26,48 +32,76 @@ class RankConfig(StageConfig):
     """Prompts: a file or folder, or the embedded world."""
     judge: str = "annotators"
     """annotators (the world's simulated people) | gold (the world's program) | file.py:function"""
-    prompts: int = 1200
+    prompts: int = Field(1200, ge=1)
     """At most this many prompts for training."""
-    held_out: int = 200
+    held_out: int = Field(200, ge=1)
     """Prompts of the held-out world, ranked by the same judge, for the reward model's evaluation."""
     responses: int = 4
-    """K: answers sampled per prompt (InstructGPT: 4 to 9)."""
-    annotators: int = 5
+    """K: answers sampled per prompt (InstructGPT: 4 to 9); of equal ones one is kept."""
+    annotators: int = Field(5, ge=1)
     """Simulated people, who take turns."""
-    temperature: float = 1.0
-    max_tokens: int = 24
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(24, ge=1)
     """Longest answer."""
+
+    @field_validator("responses")
+    @classmethod
+    def _several(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError("a ranking needs at least 2 responses per prompt")
+        return value
 
 
 Judge = Callable[[dict[str, Any], list[str], int], dict[str, Any]]
 
 
 def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
-    if config.responses < 2:
-        raise ConfigError(f"responses={config.responses}: a ranking needs at least 2 responses per prompt")
+    """Sample, rank and write rankings.jsonl and heldout.jsonl."""
     model, tokenizer = load_model(config.model)
     engine = LocalEngine(model, tokenizer)
     judge = _judge(config)
     out: dict[str, Any] = {}
-    for name, split, n in (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out)):
-        rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31, run.bad_rows)
-        params = SamplingParams(
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            n=config.responses,
-            seed=stream_seed(config.seed, "rank sampling", name) % 2**31,
-        )
-        asked = [as_messages({"prompt": r["prompt"]}) for r in rows]
-        outputs = engine.generate(asked, params)
-        ranked = []
-        for i, (row, output) in enumerate(zip(rows, outputs)):
-            texts = list(dict.fromkeys(c.text for c in output.completions))  # equal answers say nothing about order
-            if len(texts) > 1:
-                ranked.append({**row, "responses": texts, **judge(row, texts, i)})
-        write_atomic(run.path / f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ranked))
-        out[name] = len(ranked)
-        out[f"{name}_comparisons"] = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in ranked)
+    parts = (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out))
+    asked = {name: _ask(config, engine, name, split, n, run) for name, split, n in parts}
+    with Progress(run.path.name, "prompts", sum(map(len, asked.values()))) as progress:
+        engine.on_done = progress.add
+        for name, rows in asked.items():
+            ranked = _rank(config, engine, judge, name, rows)
+            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ranked)
+            write_atomic(run.path / f"{name}.jsonl", text)
+            out[name] = len(ranked)
+            out[f"{name}_comparisons"] = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in ranked)
     return out
+
+
+def _ask(config: RankConfig, engine: LocalEngine, name: str, split: str, n: int, run: RunDir) -> list[dict[str, Any]]:
+    """The prompts of one part; one too long for the model is a bad row."""
+    rows = prompts(config.data, split, n, stream_seed(config.seed, "rank", name) % 2**31, run.bad_rows)
+    return encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, config.data, run.bad_rows)
+
+
+def _rank(
+    config: RankConfig, engine: LocalEngine, judge: Judge, name: str, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows with their responses and ranking; a prompt whose answers are all equal is left out."""
+    params = SamplingParams(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        n=config.responses,
+        seed=stream_seed(config.seed, "rank sampling", name) % 2**31,
+    )
+    outputs = engine.generate([as_messages({"prompt": r["prompt"]}) for r in rows], params)
+    ranked = []
+    for i, (row, output) in enumerate(zip(rows, outputs)):
+        if output.error:
+            raise DataError(f"{place_of(row['prompt'], config.data)}: {output.error}")
+        texts = list(dict.fromkeys(c.text for c in output.completions))  # equal answers say nothing about order
+        if len(texts) > 1:
+            kept = {k: v for k, v in row.items() if k != "ids"}
+            ranked.append({**kept, "responses": texts, **judge(kept, texts, i)})
+    if not ranked:
+        raise DataError(f"{config.data}: all {config.responses} answers to every prompt are equal; raise temperature")
+    return ranked
 
 
 def _judge(config: RankConfig) -> Judge:
@@ -86,7 +120,6 @@ def _judge(config: RankConfig) -> Judge:
     def by_score(row: dict[str, Any], texts: list[str], i: int) -> dict[str, Any]:
         columns = {k: [v] * len(texts) for k, v in row.items() if k != "prompt"}
         scores = call_reward(function, [row["prompt"]] * len(texts), texts, columns)
-        levels = sorted(set(scores), reverse=True)
-        return {"ranking": [[j for j, s in enumerate(scores) if s == level] for level in levels]}
+        return {"ranking": ranking_from_scores(scores)}
 
     return by_score

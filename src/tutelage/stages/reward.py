@@ -5,48 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors.torch import save_file
+from pydantic import Field
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.model.adapters import Adapters, LoraSettings, unload
 from tutelage.model.heads import RewardModel, create_reward_model
-from tutelage.model.hub import load_model
+from tutelage.model.hub import load_model, resize_for
 from tutelage.schoolroom.judge import gold
 from tutelage.schoolroom.rows import item_from_row
+from tutelage.text.chat import ensure_chat
+from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.actors import ADAPTER_FILE
 from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
-from tutelage.train.reward_data import (
-    RankingLoader,
-    add_features,
-    collate_rankings,
-    encode_ranking,
-    read_rankings,
-)
-from tutelage.train.reward_report import Truth, reward_report
+from tutelage.train.packs import takes_packs
+from tutelage.train.reward_data import RankingLoader, add_features, encode_ranking, score_rankings
+from tutelage.train.reward_report import Truth, pair_accuracy, prefers_longer, reward_report
+from tutelage.train.sources import rankings
+
+Rows = list[dict[str, Any]]
 
 
 class RewardConfig(StageConfig):
     model: str
     """The SFT model."""
     data: str
-    """A rankings file, or the run directory of `rank`."""
+    """Preferences: a file or folder of pairs or rankings, or the run directory of `rank`."""
+    held_out: str | None = None
+    """What is measured on: another file or folder. Without it, a tenth of the questions of a file or folder, chosen by
+    a hash of the question."""
+    rows: int = 100_000
+    """At most this many training prompts."""
+    held_rows: int = 1000
+    """At most this many held-out prompts, spread evenly over them all."""
     features: bool = True
     """Log-prob features of the frozen SFT model beside the hidden state."""
-    steps: int = 150
+    steps: int = Field(150, ge=1)
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: int = Field(32, ge=1)
     """Prompts per step."""
-    max_length: int = 256
-    """Longest row in tokens."""
+    max_length: int = Field(256, ge=8)
+    """Tokens of prompt and response; of longer ones the prompt loses its beginning."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
-    save_every: int = 100
+    save_every: int = Field(100, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
-    feature_lr: float = 8.0
+    feature_lr: float = Field(8.0, ge=0)
     """Learning rate of the feature head as a multiple of the rest."""
     method: Literal["full", "lora"] = "full"
     """lora: the trunk stays frozen; the adapter is also kept apart, for PPO on one shared trunk."""
@@ -57,48 +63,59 @@ class RewardConfig(StageConfig):
 def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
     """Train, measure on held-out rankings, shift so that demonstrations score 0, save."""
     sft, tokenizer = load_model(config.model)
+    ensure_pad(tokenizer)
+    ensure_chat(tokenizer)  # of a base model: its chat tokens are new and get trained here
+    resize_for(sft, tokenizer)
     sft.eval()
-    rows, held = _data(config)
+    rows, held = rankings(config.data, config.held_out, run.bad_rows)
+    rows, held = rows[: config.rows], held[:: -(-len(held) // config.held_rows)]
     model = create_reward_model(sft, tokenizer, seed=config.seed, features=config.features)
     adapters = None
     if config.method == "lora":
         adapters = Adapters(model.trunk, ["reward"], config.lora, config.seed)
         adapters.use("reward")
 
-    def encode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def encode(rows: Rows) -> Rows:
         encoded = [encode_ranking(row, tokenizer, config.max_length) for row in rows]
         if config.features:
             add_features(encoded, sft, tokenizer.pad_token_id)
         return encoded
 
-    loader = RankingLoader(encode(rows), config.batch_size, tokenizer.pad_token_id, config.seed)
-    optimizers = Optimizers(model, config.optimizer, head_lr={"features": config.feature_lr})
+    encoded, held_encoded = encode(rows), encode(held)
+    width = None  # answers behind one copy of their prompt, where the model takes that
+    if adapters is None and takes_packs(model, tokenizer.pad_token_id):
+        width = model.model.score.weight.shape[1]
     last = train(
         model,
         kwise,
-        loader,
-        optimizers,
+        RankingLoader(encoded, config.batch_size, tokenizer.pad_token_id, config.seed, width),
+        Optimizers(model, config.optimizer, head_lr={"features": config.feature_lr}),
         run,
         steps=config.steps,
         precision=config.precision,
         save_every=config.save_every,
     )
     model.eval()
-    scorer = _Scorer(model, encode, tokenizer.pad_token_id)
-    report = reward_report(held, scorer(held), [_truth(row) for row in held])
-    model.reward_shift = float(_demonstration_mean(scorer, held))
+
+    def scores(encoded: Rows) -> list[list[float]]:
+        return score_rankings(model, encoded, tokenizer.pad_token_id)
+
+    some = slice(0, len(held))  # as many training rows as held-out ones: the gap between the two is overfitting
+    longer = prefers_longer(rows)
+    report = reward_report(held, scores(held_encoded), [_truth(row) for row in held], longer)
+    shown = scores(encode(_demonstrations(held)))
+    model.reward_shift = sum(score for (score,) in shown) / len(shown)
     _save(model, adapters, run.path / "model", tokenizer)
-    return {"loss": last["loss"], **report, "reward_shift": model.reward_shift, "train_prompts": len(rows)}
-
-
-def _data(config: RewardConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and held-out rankings; of a single file every tenth prompt is held out."""
-    folder = Path(config.data)
-    if folder.is_dir():
-        return read_rankings(folder / "rankings.jsonl"), read_rankings(folder / "heldout.jsonl")
-    rows = read_rankings(folder)
-    held = rows[::10]
-    return [row for i, row in enumerate(rows) if i % 10] or rows, held
+    return {
+        "loss": last["loss"],
+        **report,
+        "train_accuracy": pair_accuracy(rows[some], scores(encoded[some])),
+        "length_rule": "longer" if longer else "shorter",
+        "reward_shift": model.reward_shift,
+        "train_prompts": len(rows),
+        "held_prompts": len(held),
+        **{key: sum(row[key] for row in (*encoded, *held_encoded)) for key in ("prompts_cut", "responses_cut")},
+    }
 
 
 def _truth(row: dict[str, Any]) -> Truth | None:
@@ -109,39 +126,20 @@ def _truth(row: dict[str, Any]) -> Truth | None:
     return Truth([j.total for j in judged], [j.correct >= 0.5 for j in judged])
 
 
-class _Scorer:
-    """Scores of all responses of each row, several rows a forward."""
-
-    def __init__(self, model: RewardModel, encode: Any, pad_id: int, rows: int = 16) -> None:
-        self.model, self.encode, self.pad_id, self.rows = model, encode, pad_id, rows
-
-    @torch.no_grad()
-    def __call__(self, rows: list[dict[str, Any]]) -> list[list[float]]:
-        out: list[list[float]] = []
-        encoded = self.encode(rows)
-        for i in range(0, len(encoded), self.rows):
-            part = encoded[i : i + self.rows]
-            batch = collate_rankings(part, self.pad_id)
-            scores = self.model(batch["input_ids"], batch["attention_mask"], features=batch.get("features")).float()
-            table = scores.view(len(part), -1).tolist()
-            out += [line[: len(row["ids"])] for line, row in zip(table, part)]
-        return out
-
-
-def _demonstration_mean(scorer: _Scorer, rows: list[dict[str, Any]]) -> float:
-    """Mean score of demonstrations, which the shift moves to 0 (Stiennon et al. 2020); the embedded world knows them,
+def _demonstrations(rows: Rows) -> Rows:
+    """The demonstrations whose mean score the shift moves to 0 (Stiennon et al. 2020); the embedded world knows them,
     elsewhere a row's "demonstration" or its best-ranked response stands in."""
     shown = []
     for row in rows:
         text = item_from_row(row).good if "item" in row else row.get("demonstration")
         text = text if isinstance(text, str) else row["responses"][row["ranking"][0][0]]
         shown.append({"prompt": row["prompt"], "responses": [text], "ranking": [[0]]})
-    return sum(score[0] for score in scorer(shown)) / len(shown)
+    return shown
 
 
 def _save(model: RewardModel, adapters: Adapters | None, folder: Path, tokenizer: Any) -> None:
     if adapters is None:
         model.save(folder, tokenizer)
         return
-    RewardModel(unload(model.model, "reward"), model.features, model.reward_shift).save(folder, tokenizer)
-    save_file({k: v.contiguous() for k, v in adapters.state("reward").items()}, str(folder / ADAPTER_FILE))
+    plain = RewardModel(unload(model.model, "reward"), model.features, model.reward_shift)
+    plain.save(folder, tokenizer, {ADAPTER_FILE: adapters.state("reward")})

@@ -39,31 +39,31 @@ class SftConfig(StageConfig):
     held_out: str | list[str] | None = None
     """What the loss is measured on: another file or folder, or patterns of file names inside `data` (["trec_*"]: whole
     tasks that training never sees). Without it, a tenth of the questions, chosen by a hash of the question."""
-    held_rows: int = 500
+    held_rows: int = Field(500, ge=1)
     """At most this many held-out rows, spread evenly over them all."""
-    rows: int = 20_000
+    rows: int = Field(20_000, ge=1)
     """At most this many rows; where `held_out` is a list of patterns, an equal share of each file."""
-    steps: int = 180
+    steps: int = Field(180, ge=1)
     """Optimiser steps."""
-    batch_size: int = 128
+    batch_size: int = Field(128, ge=1)
     """Rows per step."""
-    max_length: int = 256
-    """Longest row in tokens."""
+    max_length: int = Field(256, ge=2)
+    """Longest row in tokens, at most the model's context."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     ptx_data: str | None = None
     """Run directory of `prepare` whose text is mixed in, so that the model does not forget it."""
     ptx_coef: float = Field(0.1, ge=0)
     """Weight of the text's loss."""
-    ptx_batch: int = 16
+    ptx_batch: int = Field(16, ge=1)
     """Blocks of text per step."""
-    ptx_block: int = 96
+    ptx_block: int = Field(96, ge=2)
     """Tokens of a block."""
     method: Literal["full", "lora"] = "full"
     """lora: adapters are trained and merged into the saved model."""
-    eval_every: int = 60
+    eval_every: int = Field(60, ge=0)
     """Steps between evaluations on held-out data; there is always one at the end."""
-    save_every: int = 100
+    save_every: int = Field(100, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=3e-3)
 
@@ -109,8 +109,9 @@ def divided(config: SftConfig, bad: BadRows) -> tuple[Rows, Rows]:
 
 
 def _share(files: list[Path], limit: int, seed: int, bad: BadRows) -> Rows:
-    """An equal share of each file."""
-    each = -(-limit // len(files))
+    """An equal share of each file; sets cut by task have files without a row."""
+    files = [file for file in files if file.stat().st_size]
+    each = -(-limit // max(1, len(files)))
     return [row for file in files for row in conversations(str(file), "all", each, seed, bad)][:limit]
 
 
@@ -165,10 +166,11 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
     if config.method == "lora":
         model = add_lora(model)
     train_rows, held_rows = divided(config, run.bad_rows)
-    rows, held = (encode_rows(part, tokenizer, config.max_length) for part in (train_rows, held_rows))
+    longest = min(config.max_length, LocalEngine(model, tokenizer).context_length)
+    rows, held = (encode_rows(part, tokenizer, longest) for part in (train_rows, held_rows))
     for name, part in (("training", rows), ("held-out", held)):
         if not part:
-            raise DataError(f"{config.data}: no {name} row has an answer within max_length={config.max_length}")
+            raise DataError(f"{config.data}: no {name} row has an answer within {longest} tokens; raise max_length")
     loader: Any = RowLoader(rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id)
     objective: Objective = causal
     shards = None

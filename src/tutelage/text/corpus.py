@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -44,12 +44,30 @@ def corpus_files(path: str | Path) -> list[Path]:
     return files
 
 
+class Meter:
+    """How much of a corpus has been read, in bytes on the disk: `done` of `total`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.total = sum(file.stat().st_size for file in corpus_files(path))
+        self.done = self._files = 0
+
+    def at(self, position: int) -> None:
+        """The current file is read up to here."""
+        self.done = self._files + position
+
+    def close(self, file: Path) -> None:
+        """A file is read to its end."""
+        self._files += file.stat().st_size
+        self.done = self._files
+
+
 class _Zstd(io.RawIOBase):
     """A zstandard file as a stream. The library's own reader ends quietly on a truncated file; this one raises."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         self._left = b""  # decompressed, not yet handed out
+        self.position = self._file.tell
         self._frame: Any = None
 
     def readable(self) -> bool:
@@ -80,22 +98,28 @@ class _Zstd(io.RawIOBase):
         return count
 
 
-def _open(path: Path) -> IO[bytes]:
-    """The file's bytes, decompressed as they are read."""
+def _open(path: Path) -> tuple[IO[bytes], Callable[[], int]]:
+    """The file's bytes, decompressed as they are read, and a function that says how many were read from the disk."""
     packed = _kind(path)[1]
     if packed == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        stream: Any = gzip.open(path, "rb")
+        return stream, stream.fileobj.tell
     if packed == ".zst":
-        return io.BufferedReader(_Zstd(path), 1 << 17)
-    return path.open("rb")
+        raw = _Zstd(path)
+        return io.BufferedReader(raw, 1 << 17), raw.position
+    file = path.open("rb")
+    return file, file.tell
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, meter: Meter | None = None) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, raw line); a broken compressed stream becomes a DataError at the line it broke."""
     number = 0
     try:
-        with _open(path) as stream:
+        stream, position = _open(path)
+        with stream:
             for number, line in enumerate(stream, 1):
+                if meter and number % 64 == 0:
+                    meter.at(position())
                 yield number, line
     except DataError:
         raise
@@ -139,7 +163,7 @@ def _object(row: Any, where: str) -> Row | DataError:
     return row
 
 
-def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
+def _json_list(path: Path, meter: Meter | None = None) -> Iterator[tuple[str, Row | DataError]]:
     """Items of a JSON list, each with the line where it begins (which a plain json.loads would not tell)."""
     text = _decode(b"".join(raw for _, raw in _lines(path)), str(path)).removeprefix("\ufeff")
     decoder = json.JSONDecoder()
@@ -153,7 +177,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
         return text[at : at + 1]
 
     if skip() == "{":  # many sets name one-object-a-line files .json
-        yield from _jsonl(path)
+        yield from _jsonl(path, meter)
         return
     if text[at : at + 1] != "[":
         raise DataError(f"{path}:{line}: not a JSON list, expected [{{...}}, {{...}}] or one object a line")
@@ -180,7 +204,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row | DataError]]:
         raise DataError(f"{path}:{line}: not JSON (expected ',' or ']' after an item), expected a list of objects")
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Row | DataError]]:
+def _parquet(path: Path, meter: Meter | None = None) -> Iterator[tuple[str, Row | DataError]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -188,6 +212,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row | DataError]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
+                if meter:
+                    meter.at(path.stat().st_size * number // max(1, file.metadata.num_rows))
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}:{number}", row
@@ -195,8 +221,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row | DataError]]:
         raise DataError(f"{path}:{number + 1}: not readable as parquet ({error})") from error
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Row | DataError]]:
-    for number, raw in _lines(path):
+def _jsonl(path: Path, meter: Meter | None = None) -> Iterator[tuple[str, Row | DataError]]:
+    for number, raw in _lines(path, meter):
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if not raw.strip():
@@ -206,11 +232,15 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row | DataError]]:
 
 
 def read_rows(
-    path: str | Path, on_bad_row: Literal["stop", "skip"] = "stop", report: list[str] | None = None
+    path: str | Path,
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    report: list[str] | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """("file:line", row) for every JSON row of a file or a folder (.jsonl, .json list, .parquet; .gz and .zst too).
 
-    A bad row raises DataError ("stop") or is left out ("skip"), its message appended to `report`.
+    A bad row raises DataError ("stop") or is left out ("skip"), its message appended to `report`. `meter` is told how
+    far the reading is.
     """
     if on_bad_row not in ("stop", "skip"):
         raise ConfigError(f"on_bad_row: {on_bad_row!r}, expected 'stop' or 'skip'")
@@ -221,22 +251,24 @@ def read_rows(
             if Path(path).is_file():
                 raise DataError(f"{file}: a {kind} file has no rows, expected .jsonl, .json or .parquet")
             continue
-        for where, row in readers[kind](file):
+        for where, row in readers[kind](file, meter):
             if not isinstance(row, DataError):
                 yield where, row
             elif on_bad_row == "stop":
                 raise row
             elif report is not None:
                 report.append(str(row))
+        if meter:
+            meter.close(file)
 
 
-def _txt(path: Path, document: str, separator: str | None) -> Iterator[str]:
+def _txt(path: Path, document: str, separator: str | None, meter: Meter | None = None) -> Iterator[str]:
     """Documents of a plain text file, read line by line so that a large file never lies in memory whole."""
     kept: list[str] = []
     if separator is not None and "\n" in separator:
         yield from "".join(_txt(path, "file", None)).split(separator)
         return
-    for number, raw in _lines(path):
+    for number, raw in _lines(path, meter):
         line = _decode(raw, f"{path}:{number}").replace("\r\n", "\n")
         if number == 1:
             line = line.removeprefix("\ufeff")
@@ -263,6 +295,7 @@ def read_texts(
     field: str = "text",
     on_bad_row: Literal["stop", "skip"] = "stop",
     report: list[str] | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[str]:
     """Documents of a corpus, never empty ones.
 
@@ -277,11 +310,13 @@ def read_texts(
     for file in corpus_files(path):
         if _kind(file)[0] == ".txt":
             whole = document == "file" and separator is None
-            for text in _txt(file, document, separator):
+            for text in _txt(file, document, separator, meter):
                 if text.strip():
                     yield text if whole else text.strip()
+            if meter:
+                meter.close(file)
             continue
-        for where, row in read_rows(file, on_bad_row, report):
+        for where, row in read_rows(file, on_bad_row, report, meter):
             value = row.get(field)
             if isinstance(value, str):
                 if value.strip():

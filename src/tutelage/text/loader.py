@@ -147,6 +147,22 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     return batch
 
 
+def cut_by_tokens(numbers: Sequence[int], lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
+    """The row numbers, in their order, in groups of at most `budget` tokens (rows x longest row, padding counted).
+
+    A row longer than that makes a group of its own.
+    """
+    out: list[list[int]] = []
+    longest = 0
+    for number in numbers:
+        longest = max(longest, int(lengths[number]))
+        if not out or (len(out[-1]) + 1) * longest > budget:
+            out.append([])
+            longest = int(lengths[number])
+        out[-1].append(number)
+    return out
+
+
 class RowLoader:
     """Shuffled, length-bucketed batches of rows {"input_ids", "labels"}, right-padded (see `collate`).
 
@@ -211,20 +227,10 @@ class RowLoader:
         return [plan[i] for i in rng.permutation(len(plan))] if self.shuffle else plan
 
     def _cut(self, numbers: list[int]) -> list[list[int]]:
-        out: list[list[int]] = []
-        longest = 0
-        for number in numbers:
-            longest = max(longest, int(self.lengths[number]))
-            full = not out or (
-                len(out[-1]) >= self.batch_size
-                if self.batch_size is not None
-                else (len(out[-1]) + 1) * longest > (self.token_budget or 0)
-            )
-            if full:
-                out.append([])
-                longest = int(self.lengths[number])
-            out[-1].append(number)
-        return out
+        if self.token_budget is not None:
+            return cut_by_tokens(numbers, self.lengths, self.token_budget)
+        size = self.batch_size or 1
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
     def __iter__(self) -> Iterator[Batch]:
         return self

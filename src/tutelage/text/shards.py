@@ -7,8 +7,6 @@ A folder holds shard-00000.bin, ... (little-endian uint16, or uint32 for vocabul
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tutelage.core.errors import ConfigError, DataError, RunError
+from tutelage.core.atomic import write_folder
+from tutelage.core.errors import ConfigError, DataError
 from tutelage.text.tokenizer import fingerprint
 
 FORMAT = 1
@@ -35,13 +34,6 @@ class ShardInfo:
     shards: int
     dtype: str
     fingerprint: str
-
-
-def _flush(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class _Writer:
@@ -74,7 +66,7 @@ class _Writer:
         if not self._held:
             return
         data = np.concatenate(self._held)
-        _flush(self.folder / f"shard-{len(self.sizes):05d}.bin", data.tobytes())
+        (self.folder / f"shard-{len(self.sizes):05d}.bin").write_bytes(data.tobytes())
         self.sizes.append(len(data))
         self._held, self._count = [], 0
 
@@ -95,26 +87,9 @@ def write_shards(
     target = Path(dir)
     if target.exists() and not (target / _INDEX).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: exists and is not a folder of token shards; name another or remove it")
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        _sweep(target)
-        aside.mkdir(parents=True)
-        info = _write(aside, documents, tokenizer, shard_tokens)
-        _swap(aside, target)
-    except OSError as error:
-        raise RunError(f"{target}: cannot write the token shards ({error}); free space or name another") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return info
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed writers of this folder left beside it; a writer that still lives keeps its files."""
-    for left in [*target.parent.glob(f".{target.name}.*.part"), *target.parent.glob(f".{target.name}.*.old")]:
-        owner = left.name.split(".")[-2]
-        alive = owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
-        if not alive:
-            shutil.rmtree(left, ignore_errors=True)
+    made: list[ShardInfo] = []
+    write_folder(target, lambda aside: made.append(_write(aside, documents, tokenizer, shard_tokens)))
+    return made[0]
 
 
 def _write(
@@ -129,31 +104,13 @@ def _write(
     writer.close_shard()
     if not writer.sizes:
         raise DataError("shards: no document with a token in it, expected at least one")
-    with (folder / _DOCUMENTS).open("wb") as file:
-        np.save(file, np.asarray(writer.offsets, dtype=np.int64))
-        file.flush()
-        os.fsync(file.fileno())
+    np.save(folder / _DOCUMENTS, np.asarray(writer.offsets, dtype=np.int64))
     info = ShardInfo(
         writer.offsets[-1], len(writer.offsets) - 1, len(writer.sizes), dtype.name, fingerprint(tokenizer)
     )
     index = {"format": FORMAT, "vocab_size": vocab, "sizes": writer.sizes, **vars(info)}
-    _flush(folder / _INDEX, json.dumps(index, indent=1).encode())
+    (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     return info
-
-
-def _swap(aside: Path, target: Path) -> None:
-    """Put the finished folder in place; an old one is moved away first, as a folder cannot be renamed over another."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    aside.rename(target)
-    handle = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 class TokenShards:

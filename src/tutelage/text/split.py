@@ -64,19 +64,25 @@ def _gather(documents: Iterator[str], limit: int) -> tuple[list[str], int]:
     return out, count
 
 
-def divide(documents: Iterable[str], part: Literal["train", "heldout"]) -> Iterator[str]:
+def divide(documents: Iterable[str], part: Literal["train", "heldout"], where: str = "corpus") -> Iterator[str]:
     """The documents of one part, in order; the two parts are disjoint and together are everything.
 
     Every 20th stretch of 20,000 characters is held out; of a corpus under 4 million characters the stretches are
     shorter, so that ten of 200 are, and of one with fewer than 20 pieces it is the last. Documents longer than two
-    stretches (and 4,000 characters) are cut at line ends. DataError for one piece alone, which cannot be divided.
+    stretches (and 4,000 characters) are cut at line ends. DataError, naming `where` they are from, for no document and
+    for one piece alone, which cannot be divided.
     """
     source = iter(documents)
     front, count = _gather(source, _SMALL)
     if count < _SMALL:
         small = list(stretches(front, max(1, count // 200)))
+        if not small:
+            raise DataError(f"{where}: no text; expected at least one document that is not blank")
         if len(small) < 2:
-            raise DataError(f"{len(front)} document(s) in one piece: nothing can be held out, expected several")
+            raise DataError(
+                f"{where}: {len(front)} document(s) in one piece: nothing can be held out, expected several "
+                "(a blank line ends a paragraph, a row is a document)"
+            )
         every = min(EVERY, len(small))
         runs: Iterable[list[str]] = small
     else:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from tutelage.core.errors import ConfigError
 from tutelage.model.adapters import Adapters, LoraSettings, unload
 from tutelage.model.heads import RewardModel, ValueModel, create_reward_model
-from tutelage.model.hub import find_model_dir, save_model
-from tutelage.train.drive import Stateful
-from tutelage.train.loop import console
+from tutelage.model.hub import find_model_dir, reading, save_model
+from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.ppo import Actors, Forward
 from tutelage.train.rewards import Reward, load_function
@@ -136,7 +135,8 @@ def _saved_adapter(reward: str | Reward) -> dict[str, Tensor] | None:
     folder = None if callable(reward) else find_model_dir(reward)
     file = folder / ADAPTER_FILE if folder else None
     if file is not None and file.is_file():
-        return load_file(str(file))
+        with reading(str(reward), folder, "the adapter"):
+            return load_file(str(file))
     console.print("the reward model was not trained with method=lora: it keeps a trunk of its own")
     return None
 

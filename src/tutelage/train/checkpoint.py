@@ -6,14 +6,16 @@ A checkpoint is written aside, fsynced and renamed, so a kill leaves either the 
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tutelage.core.atomic import sweep, write_folder
 from tutelage.core.errors import RunError
 
 
@@ -39,30 +41,32 @@ def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write `state` (nested dicts and lists of tensors and JSON values) as `folder/step-N`; keep the newest `keep`."""
-    target = folder / f"step-{step}"
-    aside = folder / f".step-{step}.{os.getpid()}"
+    """Write `state` (nested dicts and lists of tensors and JSON values) as `folder/step-N`; keep the newest `keep`.
+
+    Checkpoints of later steps go: they were damaged, and the run went back behind them. RunError when the disk refuses;
+    the older ones are then all kept.
+    """
     tensors: dict[str, torch.Tensor] = {}
     plain = _split(state, "state", tensors)
-    try:
-        aside.mkdir(parents=True, exist_ok=True)
+
+    def write(aside: Path) -> None:
         save_file(tensors, aside / "state.safetensors")
         (aside / "state.json").write_text(json.dumps({"step": step, "state": plain}), encoding="utf-8")
-        for file in aside.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        aside.rename(target)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise RunError(f"{target}: cannot write the checkpoint ({error}); the previous one is kept") from error
-    for old in _steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"step-{old}")
+
+    sweep(folder)
+    try:
+        target = write_folder(folder / f"step-{step}", write)
+    except RunError as error:
+        kept = [s for s in saved_steps(folder) if s < step]
+        raise RunError(f"{error} (step {kept[-1]} is saved)" if kept else str(error)) from error
+    steps = saved_steps(folder)
+    for old in {*steps[: steps.index(step) + 1][:-keep], *steps[steps.index(step) + 1 :]}:
+        shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return target
 
 
-def _steps(folder: Path) -> list[int]:
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of which `folder` has a checkpoint, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name[5:]) for p in folder.iterdir() if p.name.startswith("step-") and p.name[5:].isdigit())
@@ -70,11 +74,12 @@ def _steps(folder: Path) -> list[int]:
 
 def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest readable checkpoint, or None; a damaged one is passed over for the one before."""
-    for step in reversed(_steps(folder)):
+    for step in reversed(saved_steps(folder)):
         path = folder / f"step-{step}"
         try:
-            tensors = load_file(path / "state.safetensors")
+            # copies: the file's own pages are neither aligned as torch aligns memory, nor safe once it is replaced
+            tensors = {name: tensor.clone() for name, tensor in load_file(path / "state.safetensors").items()}
             return step, _join(json.loads((path / "state.json").read_text(encoding="utf-8"))["state"], tensors)
-        except Exception as error:  # safetensors raises its own type for truncated files
-            print(f"{path}: damaged checkpoint passed over ({error})")
+        except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
     return None

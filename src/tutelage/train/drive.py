@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from rich.console import Console
+
+from tutelage.core.errors import Interrupted, RunError
 from tutelage.core.rundir import RunDir
+from tutelage.core.runtime import reseed, resolve_precision
+from tutelage.core.stop import StopFlag
 from tutelage.train.checkpoint import load_latest, save_checkpoint
-from tutelage.train.loop import Interrupted, StopFlag
+
+console = Console(stderr=True, highlight=False)
 
 
 class Stateful(Protocol):
@@ -30,24 +36,48 @@ class Values:
         self.values = dict(state)
 
 
-def drive(
-    run: RunDir, parts: Mapping[str, Stateful], steps: int, one_step: Callable[[int], dict[str, Any]], save_every: int
-) -> None:
-    """Call `one_step(1..steps)`, each returning the step's metrics row, from where the run stands.
+def settle_precision(run: RunDir, precision: str) -> str:
+    """"fp32" or "bf16" for the whole run: what "auto" gave when it began holds for every resume."""
+    found = run.recall("dtype") if precision == "auto" else None
+    found = found or resolve_precision(precision)
+    run.note(dtype=found)
+    return str(found)
 
-    All state that moves lives in `parts`. Raises Interrupted after saving on Ctrl-C or SIGTERM.
+
+def drive(
+    run: RunDir,
+    parts: Mapping[str, Stateful],
+    steps: int,
+    one_step: Callable[[int], dict[str, Any] | None],
+    save_every: int,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
+    """Call `one_step(1..steps)`, each returning the step's metrics row or None, from where the run stands, until
+    `enough()`.
+
+    All state that moves lives in `parts`; the global generators are set anew at every step. Raises Interrupted after
+    saving on Ctrl-C or SIGTERM.
     """
-    folder, start = run.path / "checkpoints", 0
+    folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
     if found := load_latest(folder):
         start, state = found
+        if missing := [name for name in parts if name not in state]:
+            words = f"no {missing[0]!r} in it, another version wrote it; remove {folder} to begin anew"
+            raise RunError(f"{folder}/step-{start}: {words}")
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        console.print(f"[bold]{run.path.name}[/] goes on after step {start}")
     run.truncate_metrics(start)
     with StopFlag() as stop:
         for step in range(start + 1, steps + 1):
-            run.log(one_step(step))
-            if stop.set or step == steps or (save_every and step % save_every == 0):
+            if enough():
+                break
+            reseed(seed, "step", step)
+            if row := one_step(step):
+                run.log(row)
+            if stop.set or step == steps or enough() or (save_every and step % save_every == 0):
+                run.sync()
                 save_checkpoint(folder, step, {name: part.state_dict() for name, part in parts.items()})
-                if stop.set and step < steps:
-                    run.close()
-                    raise Interrupted(f"{run.path}: stopped at step {step} and saved; the same command resumes")
+            if stop.set:
+                raise Interrupted(f"{run.path}: stopped and saved at step {step} of {steps}; the same command resumes")
+    reseed(seed, "after the steps")

@@ -7,24 +7,21 @@ are divided by the step's total count, so accumulation over unequal micro-batche
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from tutelage.core.errors import RunError
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import autocast, resolve_precision
-from tutelage.train.checkpoint import load_latest, save_checkpoint
+from tutelage.core.runtime import autocast
+from tutelage.train.drive import Values, console, drive, settle_precision
 from tutelage.train.optim import Optimizers
 
 Batch = Mapping[str, Any]
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Any]]]
-console = Console(stderr=True, highlight=False)
 
 
 class Loader(Protocol):
@@ -33,33 +30,6 @@ class Loader(Protocol):
     def __next__(self) -> Batch: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Interrupted(RunError):
-    """Ctrl-C or SIGTERM: state was saved; the same command resumes."""
-
-
-class StopFlag:
-    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps."""
-
-    def __init__(self) -> None:
-        self.set = False
-
-    def __enter__(self) -> StopFlag:
-        self._old = {}
-        try:
-            for sig in (signal.SIGINT, signal.SIGTERM):
-                self._old[sig] = signal.signal(sig, self._on)
-        except ValueError:  # not the main thread: the caller owns the signals
-            self._old = {}
-        return self
-
-    def _on(self, *_: Any) -> None:
-        self.set = True
-
-    def __exit__(self, *_: Any) -> None:
-        for sig, handler in self._old.items():
-            signal.signal(sig, handler)
 
 
 def train(
@@ -81,79 +51,42 @@ def train(
 ) -> dict[str, Any]:
     """Train for `steps` optimiser steps, resuming from the newest checkpoint of `run`.
 
-    `evaluate` gives metrics and `sample` rows for samples.jsonl, both every `eval_every` steps and at the end.
+    A row of metrics is logged every `log_every` steps; `evaluate` gives more of them and `sample` rows for
+    samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early.
     Returns the last metrics. Raises Interrupted after saving on Ctrl-C, and RunError when gradients stay non-finite.
     """
-    folder = run.path / "checkpoints"
-    start, bad, seconds = 0, 0, 0.0
-    last: dict[str, Any] = {}
-    precision = resolve_precision(precision)
-    if found := load_latest(folder):
-        start, state = found
-        model.load_state_dict(state["model"])
-        optimizers.load_state_dict(state["optimizers"])
-        loader.load_state_dict(state["loader"])
-        last, seconds = state["last"], state["seconds"]
-        precision = state["precision"]  # a resumed run goes on in the precision that it began in
-        if last.get("stopped"):
-            return last
-    run.truncate_metrics(start)
-    run.note(dtype=precision)
-    model.train()
-    began, tokens = time.perf_counter() - seconds, 0
+    state = Values(last={}, seconds=0.0, bad=0)
+    precision = settle_precision(run, precision)
+    tokens, spent = 0, 0.0  # since the last row
 
-    def save(step: int) -> None:
-        save_checkpoint(
-            folder,
-            step,
-            {
-                "model": model.state_dict(),
-                "optimizers": optimizers.state_dict(),
-                "loader": loader.state_dict(),
-                "last": last,
-                "precision": precision,
-                "seconds": time.perf_counter() - began,
-            },
-        )
-
-    with StopFlag() as stop:
-        mark = time.perf_counter()
-        for step in range(start + 1, steps + 1):
-            metrics, norm, finite = _step(
-                model, objective, loader, optimizers, accumulate, precision, (step - 1) / steps
+    def one(step: int) -> dict[str, Any] | None:
+        nonlocal tokens, spent
+        values, began, row = state.values, time.perf_counter(), None
+        metrics, norm, finite = _step(model, objective, loader, optimizers, accumulate, precision, (step - 1) / steps)
+        values["bad"] = 0 if finite else values["bad"] + 1
+        if values["bad"] >= 5:
+            raise RunError(
+                f"{run.path}: gradients were not finite for 5 steps (step {step}); lower the learning rate "
+                f"(optimizer.lr={optimizers.config.lr:g}). The checkpoints before are kept"
             )
-            bad = 0 if finite else bad + 1
-            if bad >= 5:
-                raise RunError(
-                    f"{run.path}: gradients were not finite for 5 steps (step {step}); lower the learning rate"
-                )
-            tokens += metrics.pop("tokens", 0)
-            done = step == steps
-            if step % log_every == 0 or done or step == 1:
-                now = time.perf_counter()
-                row = {
-                    "step": step,
-                    **metrics,
-                    "grad_norm": norm,
-                    "tokens_per_second": round(tokens / max(1e-9, now - mark)),
-                    "seconds": round(now - began, 2),
-                }
-                tokens, mark = 0, now
-                if done or (eval_every and step % eval_every == 0):
-                    row.update(_look(model, run, step, evaluate, sample))
-                    mark = time.perf_counter()
-                last = row
-                run.log(row)
-                _show(run.path.name, row, steps)
-                if stop_when and stop_when(row):
-                    last = {**row, "stopped": True}
-                    save(step)
-                    break
-            if stop.set or (save_every and step % save_every == 0) or done:
-                save(step)
-                if stop.set and not done:
-                    raise Interrupted(f"{run.path}: stopped at step {step} and saved; the same command resumes")
-    return last
+        tokens += metrics.pop("tokens", 0)
+        spent += time.perf_counter() - began
+        due = step == steps or bool(eval_every and step % eval_every == 0)
+        if due or step == 1 or step % log_every == 0:
+            row = {"step": step, **metrics, "grad_norm": norm, "tokens_per_second": round(tokens / max(1e-9, spent))}
+            row["seconds"] = round(values["seconds"] + time.perf_counter() - began, 2)
+            tokens, spent = 0, 0.0
+            if due:
+                row.update(_look(model, run, step, evaluate, sample))
+            values["last"] = {**row, "stopped": True} if stop_when and stop_when(row) else row
+            _show(run.path.name, row, steps)
+        values["seconds"] += time.perf_counter() - began
+        return row
+
+    model.train()
+    parts: dict[str, Any] = {"model": model, "optimizers": optimizers, "loader": loader, "state": state}
+    drive(run, parts, steps, one, save_every, enough=lambda: state.values["last"].get("stopped", False))
+    return state.values["last"]
 
 
 def _look(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.loss.lm import cross_entropy_sum
@@ -38,14 +39,17 @@ class WithText:
 def kwise(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """K-wise reward loss (InstructGPT eq. 1): every response once through the model, all pairs of a prompt together.
 
-    batch: input_ids [P*K, T], attention_mask, features [P*K, F] or absent, ranks [P, K], mask [P, K].
+    batch: as train.reward_data.collate_rankings makes it.
     """
-    scores = model(batch["input_ids"], batch["attention_mask"], features=batch.get("features"))
-    scores_PK = scores.float().view_as(batch["ranks"])
-    loss, metrics = kwise_loss(scores_PK, batch["ranks"], batch["mask"])
+    parts = batch["parts"]
+    known = ("input_ids", "attention_mask", "features", "position_ids", "ends")
+    scores = [model(**{key: part[key] for key in known if key in part}) for part in parts]
+    flat = torch.cat([score.float() for score in scores])
+    scores_PK = flat.new_zeros(batch["ranks"].numel()).index_put((batch["places"],), flat).view_as(batch["ranks"])
+    loss, metrics = kwise_loss(scores_PK, batch["ranks"], batch["mask"], p_better=batch.get("p_better"))
     ranked = int(metrics["prompts"])  # prompts whose responses are all tied carry no pair and no weight
     return loss * ranked, {
         "accuracy": float(metrics["accuracy"]),
         "count": ranked,
-        "tokens": batch["input_ids"].numel(),
+        "tokens": sum(part["input_ids"].numel() for part in parts),
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 
@@ -17,19 +17,19 @@ class OptimConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 1e-3
+    lr: float = Field(default=1e-3, ge=0)
     """Peak AdamW learning rate (with Muon: for embeddings, norms, biases and heads)."""
-    muon_lr: float = 0.02
+    muon_lr: float = Field(default=0.02, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     """Global gradient-norm limit."""
-    warmup: float = 0.02
+    warmup: float = Field(default=0.02, ge=0, le=1)
     """Share of the steps with a rising rate."""
-    decay: float = 0.5
+    decay: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps, at the end, over which the rate falls linearly to `final`."""
-    final: float = 0.0
+    final: float = Field(default=0.0, ge=0)
     """Last learning rate as a share of the peak."""
 
 

@@ -134,7 +134,8 @@ def improve(
     precision: str = "fp32",
 ) -> dict[str, float]:
     """The optimiser steps of one rollout, `epochs * minibatches` of them. scores [B]; `done` in [0, 1) drives the
-    schedule. Returns metrics: per-token ones are masked means, `kl` is the mean sum over an episode's tokens."""
+    schedule. Returns metrics: per-token ones are masked means, `kl` is the mean sum over an episode's tokens,
+    `skipped_steps` counts those whose gradients were not finite (they leave the weights untouched)."""
     mask = rollout.mask
     kl = kl_estimate(judged.old, judged.ref, config.kl_kind) * mask
     scores = scores - config.missing_eos_penalty * (1 - rollout.ended)
@@ -145,11 +146,13 @@ def improve(
     advantages = masked_whiten(advantages, mask) * mask
     rows: list[dict[str, float]] = []
     weights: list[float] = []
+    skipped = 0
     for _ in range(config.epochs):
         for s in _slices(rollout, config.minibatches):
             out = _minibatch(actors, rollout, s, judged, advantages, returns, config, ptx, precision)
-            out["grad_norm"], _ = actors.policy_optim.step(done)
-            out["value_grad_norm"], _ = actors.critic_optim.step(done)
+            out["grad_norm"], policy_moved = actors.policy_optim.step(done)
+            out["value_grad_norm"], critic_moved = actors.critic_optim.step(done)
+            skipped += not (policy_moved and critic_moved)
             rows.append({k: float(v) for k, v in out.items()})
             weights.append(float(mask[s].sum()))
     lengths = mask.sum(1)
@@ -161,6 +164,7 @@ def improve(
         "length": float(lengths.mean()),
         "eos_rate": float(rollout.ended.mean()),
         "optimizer_steps": len(rows),
+        "skipped_steps": skipped,
         "length_reward_correlation": correlation(lengths.tolist(), scores.tolist()),
         "first_ratio_deviation": rows[0]["ratio_max_dev"],
     }

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,33 +46,58 @@ def load_function(spec: str) -> Reward:
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         assert module_spec and module_spec.loader
         module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
+        try:
+            module_spec.loader.exec_module(module)
+        except Exception as error:  # of the user's file, which may hold anything
+            line = getattr(error, "lineno", None) or _line_in(error, where)
+            raise RewardError(f"{where}:{line}: cannot be loaded ({type(error).__name__}: {error})") from error
     else:
         try:
             module = importlib.import_module(where)
         except ImportError as error:
             raise RewardError(f"{where}: cannot be imported ({error})") from None
     if not callable(getattr(module, name, None)):
-        raise RewardError(f"{where}: has no function {name!r}")
+        functions = [n for n, value in vars(module).items() if inspect.isfunction(value) and not n.startswith("_")]
+        raise RewardError(f"{where}: has no function {name!r}; it has: {', '.join(functions) or 'none'}")
     return getattr(module, name)
+
+
+def _line_in(error: BaseException, file: str) -> int:
+    """The last line of `file` that an error came through, 0 if it did not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno or 0 for f in reversed(frames) if Path(f.filename) == Path(file).absolute()), 0)
 
 
 def call_reward(
     function: Reward, prompts: Sequence[Any], completions: Sequence[str], columns: dict[str, list[Any]]
 ) -> list[float]:
     """Call and check: RewardError if it raises, returns the wrong number of scores, or a score is not finite."""
+    code = getattr(function, "__code__", None)
+    name = f"reward function {getattr(function, '__name__', function)!r}"
+    if code is not None:
+        name += f" ({code.co_filename}:{code.co_firstlineno})"
     try:
-        scores = list(function(list(prompts), list(completions), **columns))
+        found = function(list(prompts), list(completions), **columns)
+        scores = found if isinstance(found, str | bytes) else list(found)
     except Exception as error:
+        line = _line_in(error, code.co_filename) if code is not None else 0
+        at = f" in line {line}" if line else ""
+        takes = "; it must take (prompts, completions, **columns)" if isinstance(error, TypeError) else ""
         raise RewardError(
-            f"reward function {getattr(function, '__name__', function)!r} raised "
-            f"{type(error).__name__}: {error} (first prompt: {str(prompts[0])[:80]!r})"
+            f"{name} raised {type(error).__name__}: {error}{at} (first prompt: {str(prompts[0])[:80]!r}){takes}"
         ) from error
-    if len(scores) != len(completions):
-        raise RewardError(f"reward function returned {len(scores)} scores for {len(completions)} completions")
-    for i, score in enumerate(scores):
-        if not isinstance(score, int | float) or not math.isfinite(score):
-            raise RewardError(
-                f"reward function returned {score!r} for completion {completions[i]!r}; expected a number"
-            )
-    return [float(s) for s in scores]
+    if isinstance(scores, str | bytes) or len(scores) != len(completions):
+        what = f"the text {str(found)[:40]!r}" if isinstance(scores, str | bytes) else f"{len(scores)} scores"
+        raise RewardError(f"{name} returned {what} for {len(completions)} completions; expected a number for each")
+    return [_number(score, name, text) for score, text in zip(scores, completions)]
+
+
+def _number(score: Any, name: str, completion: str) -> float:
+    """A score as a float: Python's, numpy's or a tensor's. RewardError for anything else, NaN included."""
+    try:
+        value = math.nan if isinstance(score, str | bytes) else float(score)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise RewardError(f"{name} returned {score!r} for completion {completion[:80]!r}; expected a finite number")
+    return value

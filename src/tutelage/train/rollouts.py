@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from tutelage.core.errors import DataError
+from tutelage.core.records import BadRows
 from tutelage.core.runtime import generator, stream_seed
 from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.text.chat import encode_prompt, turn_end_id
 from tutelage.train.ppo import Rollout, collate
+from tutelage.train.sources import nonempty, place_of
 
 
 @dataclass
@@ -24,19 +25,22 @@ class Episodes:
 
 
 def encode_prompts(
-    rows: list[dict[str, Any]], tokenizer: Any, limit: int, max_tokens: int, where: str
+    rows: list[dict[str, Any]], tokenizer: Any, limit: int, max_tokens: int, data: str, bad: BadRows | None = None
 ) -> list[dict[str, Any]]:
-    """Rows with their prompt's token ids as "ids"; DataError names the first that leaves no room for the answer."""
+    """Rows of `data` with their prompt's token ids as "ids"; `bad` says what becomes of one that leaves no room for
+    the answer (by default a DataError that names file and line)."""
+    bad = bad or BadRows()
     out = []
-    for i, row in enumerate(rows):
+    for row in rows:
         ids = encode_prompt(tokenizer, as_turns(row["prompt"]))
-        if len(ids) + max_tokens > limit:
-            raise DataError(
-                f"{where}: prompt {i + 1} has {len(ids)} tokens; with max_tokens={max_tokens} it exceeds the model's "
-                f"context of {limit}: shorten the prompt or lower max_tokens"
-            )
-        out.append({**row, "ids": ids})
-    return out
+        if len(ids) + max_tokens <= limit:
+            out.append({**row, "ids": ids})
+            continue
+        bad(
+            f"{place_of(row['prompt'], data)}: the prompt has {len(ids)} tokens; with max_tokens={max_tokens} it "
+            f"exceeds the model's context of {limit}: shorten the prompt or lower max_tokens"
+        )
+    return nonempty(out, data)
 
 
 def as_turns(prompt: str | list[dict[str, str]]) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
@@ -13,7 +14,8 @@ from tutelage.core.records import BadRows, PromptRow, validate_rows
 from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
-from tutelage.text.corpus import read_rows, read_texts
+from tutelage.text.corpus import Meter, read_rows, read_texts
+from tutelage.text.rankings import as_ranking, join_annotators
 
 Row = dict[str, Any]
 TENTH = 10
@@ -31,16 +33,23 @@ def world(data: str, seed: int = 0) -> World:
 
 
 def texts(
-    data: str, split: str, limit: int, phase: float = 0.0, stream: int = 0, bad: BadRows | None = None
+    data: str,
+    split: str,
+    limit: int,
+    phase: float = 0.0,
+    stream: int = 0,
+    bad: BadRows | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[str]:
-    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them."""
+    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them. `meter` is told
+    how far the reading of files is."""
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
         return
     bad = bad or BadRows()
     # A novel is one file: its paragraphs are the units that the held-out rule divides.
     faults: list[str] = []
-    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults)
+    found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults, meter=meter)
     yield from islice(_reporting(found, faults, bad), limit)
 
 
@@ -83,11 +92,71 @@ def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = 
     return found
 
 
+def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
+    """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
+
+    Any shape that text.rankings reads. `data` is a run directory of `rank` (which has both parts), a file or a folder;
+    of these a tenth is held out by a hash of the prompt's first user message, or `held_out` names other rows, whose
+    questions then leave the training rows. Several annotators' rankings of the same responses are one row with soft
+    labels. Raises DataError naming file and line, or saying that a side is empty.
+    """
+    bad = bad or BadRows()
+
+    def asked(row: Row) -> Any:
+        return _question({"prompt": row["prompt"]})
+
+    if held_out is not None:
+        held = _rankings(held_out, bad)
+        apart = set(map(asked, held))
+        rows = [row for row in _rankings(data, bad) if asked(row) not in apart]
+    elif parts := _rank_parts(data):
+        rows, held = (_rankings(part, bad) for part in parts)
+    else:
+        found = _rankings(data, bad)
+        rows, held = (_split(found, split, asked) for split in ("train", "heldout"))
+    if not rows:
+        raise DataError(f"{data}: every question also stands in held_out={held_out}; expected others to train on")
+    if not held:
+        raise DataError(f"{data}: one prompt alone, so none can be held out; give held_out=FILE with other prompts")
+    return rows, held
+
+
+def _rank_parts(data: str) -> tuple[str, str] | None:
+    """The two files of a finished `rank`; None for other data."""
+    folder = Path(data)
+    parts = folder / "rankings.jsonl", folder / "heldout.jsonl"
+    if all(part.is_file() for part in parts):
+        return str(parts[0]), str(parts[1])
+    if (folder / "manifest.json").is_file():
+        raise DataError(f"{data}: a run directory without rankings.jsonl and heldout.jsonl; expected a finished `rank`")
+    return None
+
+
+def _rankings(data: str, bad: BadRows) -> list[Row]:
+    rows = []
+    for part in _rank_parts(data) or (data,):
+        for where, row in _rows(part, bad):
+            try:
+                rows.append(as_ranking(row, where))
+            except DataError as fault:
+                bad(fault)
+    return join_annotators(nonempty(rows, data))
+
+
 def nonempty(rows: list[Row], data: str) -> list[Row]:
     """The rows, or DataError when there are none."""
     if not rows:
         raise DataError(f"{data}: no rows; expected at least one")
     return rows
+
+
+def place_of(prompt: Any, data: str) -> str:
+    """"file:line" of a prompt in `data`, read again for an error message; of the embedded world the prompt itself."""
+    if not is_world(data):
+        for where, row in read_rows(data, on_bad_row="skip"):
+            if row.get("prompt") == prompt:
+                return where
+    return f"{data}: {str(prompt)[:60]!r}"
 
 
 def _enough(limit: int) -> int:
