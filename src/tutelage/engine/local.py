@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,28 +14,44 @@ from typing import Any
 import torch
 
 from tutelage.core.errors import DataError
-from tutelage.engine.decode import BatchDecoder, Finished, Request, inference_attention
+from tutelage.engine.decode import BatchDecoder, evaluating, inference_attention
 from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
+from tutelage.engine.rows import Cancelled, Finished, Request, Rules
 from tutelage.engine.sampling import derive_seed
+from tutelage.engine.scheduler import Scheduler, Session
+from tutelage.engine.support import Support, support
 from tutelage.text.chat import encode_prompt, turn_end_id
 
 
 class LocalEngine:
     """Generation and scoring on a live model; nothing is copied, so it always sees the current weights.
 
-    ``max_rows``: most rows decoded at once; ``max_batch_tokens``: most tokens (rows times longest prompt and
-    completion) in one batch's cache; a single prompt's n samples are never split.
-    ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
+    ``max_rows``: most rows decoded at once; a single prompt's n samples are never split. ``kv_bytes``: most bytes of
+    keys and values at once; more work than that waits. ``max_tokens``: tokens of one prefill forward. ``bf16``: run
+    forwards under bfloat16 autocast (logits stay float32). Models that cannot share prefixes (see support.py) run in
+    static batches of at most ``max_batch_tokens`` tokens (rows times longest prompt and completion).
+
+    Safe to call from several threads: their rows share the batch.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, max_rows: int = 256, bf16: bool = False, max_batch_tokens: int = 1 << 17
+        self,
+        model: Any,
+        tokenizer: Any,
+        max_rows: int = 256,
+        bf16: bool = False,
+        kv_bytes: int = 2 << 30,
+        max_tokens: int = 2048,
+        max_batch_tokens: int = 1 << 17,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.bf16 = bf16
+        self.kv_bytes = kv_bytes
+        self.max_tokens = max_tokens
         self.max_batch_tokens = max_batch_tokens
+        self._lock = threading.Lock()
         self.on_done: Callable[[int], object] | None = None
         """Told how many prompts each finished batch held: for progress."""
 
@@ -140,7 +157,7 @@ class LocalEngine:
 
         yield from stream_pieces(self, ids, params, _seed(params, ids))
 
-    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 8192) -> list[Score]:
+    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 2048) -> list[Score]:
         """Log-probability of each continuation given its context (each a str or token ids), in order.
 
         Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
@@ -162,12 +179,14 @@ class LocalEngine:
         named = (*params.banned_tokens, *params.stop_tokens, *(params.logit_bias or {}))
         if any(not 0 <= token < vocab for token in named):
             return f"banned_tokens, stop_tokens or logit_bias name ids outside 0..{vocab - 1}"
+        if self.support.plans:
+            return self._scheduler.never_fits(len(ids), params.n, min(params.max_tokens, limit - len(ids)))
         return None
 
     def _groups(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], seeds: Sequence[int]
     ) -> list[list[Completion]]:
-        """Completions of each prompt; batches of at most ``max_rows`` rows, prompts of like length together."""
+        """Completions of each prompt."""
         groups = []
         fitted: dict[tuple[int, int], SamplingParams] = {}
         for ids, wanted, seed in zip(prompts, params, seeds, strict=True):
@@ -177,22 +196,56 @@ class LocalEngine:
             if key not in fitted:
                 fitted[key] = self._fit(wanted, room)
             groups.append([Request(ids, fitted[key], derive_seed(seed, j)) for j in range(wanted.n)])
-        order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
-        done: list[list[Completion]] = [[] for _ in groups]
-        for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
-            finished = iter(self.decode([groups[i] for i in batch]))
-            for i in batch:
-                done[i] = [self._completion(request, next(finished)) for request in groups[i]]
-            if self.on_done:
-                self.on_done(len(batch))
-        return done
+        return [
+            [self._completion(request, result) for request, result in zip(group, results, strict=True)]
+            for group, results in zip(groups, self.decode(groups), strict=True)
+        ]
 
-    def decode(self, groups: Sequence[Sequence[Request]], on_token: Any = None) -> list[Finished]:
-        """Run one batch through the decoding loop in inference mode."""
+    def decode(
+        self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None = None
+    ) -> list[list[Finished]]:
+        """What each group's requests (rows of one prompt) come to; Cancelled if the event is set before the end."""
+        self._rules.eos = self.eos_tokens
+        with torch.inference_mode(), evaluating(self.model), self.autocast():
+            if not self.support.plans:
+                return self._static(groups, cancelled)
+            session = Session(groups, cancelled, self.on_done)
+            self._scheduler.run(session)
+        if session.left:
+            raise Cancelled
+        return session.results  # type: ignore[return-value]
+
+    @functools.cached_property
+    def support(self) -> Support:
+        """Whether the model follows attention plans, and what its keys and values take."""
+        with self.autocast():
+            return support(self.model)
+
+    @functools.cached_property
+    def _rules(self) -> Rules:
+        return Rules(self.eos_tokens, self._has_stop, self.device)
+
+    @functools.cached_property
+    def _scheduler(self) -> Scheduler:
+        limits = (self.support.token_bytes, self.kv_bytes, self.max_rows, self.max_tokens)
+        return Scheduler(self.model, self._rules, *limits)
+
+    def _static(
+        self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None
+    ) -> list[list[Finished]]:
+        """Batches of at most ``max_rows`` rows, prompts of like length together."""
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
-        decoder = BatchDecoder(self.model, pad, self.eos_tokens, self._has_stop)
-        with torch.inference_mode(), inference_attention(self.model), self.autocast():
-            return decoder.run(groups, on_token)
+        decoder = BatchDecoder(self.model, pad, self._rules)
+        order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
+        done: list[list[Finished]] = [[] for _ in groups]
+        with self._lock, inference_attention(self.model):
+            for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
+                finished = iter(decoder.run([groups[i] for i in batch], cancelled))
+                for i in batch:
+                    done[i] = [next(finished) for _ in groups[i]]
+                if self.on_done:
+                    self.on_done(len(batch))
+        return done
 
     def _fit(self, params: SamplingParams, room: int) -> SamplingParams:
         """Parameters with at most ``room`` new tokens, and stop strings that are special tokens as stop tokens.
@@ -210,11 +263,10 @@ class LocalEngine:
             changes["stop_tokens"] = (*params.stop_tokens, *ids)
         return replace(params, **changes) if changes else params
 
-    def complete(self, request: Request, on_token: Any = None) -> Completion:
-        """One completion of one request; ``on_token(row, token)`` sees each token as it is sampled."""
-        room = self.context_length - len(request.prompt)
-        request = Request(request.prompt, self._fit(request.params, room), request.seed)
-        return self._completion(request, self.decode([[request]], on_token)[0])
+    def complete(self, request: Request, cancelled: threading.Event | None = None) -> Completion:
+        """One completion of one request; Cancelled if the event is set before it has ended."""
+        request = replace(request, params=self._fit(request.params, self.context_length - len(request.prompt)))
+        return self._completion(request, self.decode([[request]], cancelled)[0][0])
 
     def autocast(self) -> Any:
         """The bfloat16 autocast context if the engine was asked for it."""

@@ -39,7 +39,7 @@ class Unit:
         return self.last == self.first + 1
 
 
-def units(nodes: Sequence[Node]) -> list[Unit]:
+def units(nodes: Sequence[Node], small: int) -> list[Unit]:
     """The nodes (in depth-first order) divided into units; subtrees are counted over the given nodes alone."""
     orders = [node.order for node in nodes]
     numbers = {order: i for i, order in enumerate(orders)}
@@ -52,9 +52,9 @@ def units(nodes: Sequence[Node]) -> list[Unit]:
     i = 0
     while i < len(nodes):
         end = bisect_left(orders, nodes[i].last)
-        small = subtree[i] <= SMALL
-        last = end if small else i + 1
-        out.append(Unit(i, last, subtree[i] if small else nodes[i].length, end > last))
+        whole = subtree[i] <= small
+        last = end if whole else i + 1
+        out.append(Unit(i, last, subtree[i] if whole else nodes[i].length, end > last))
         i = last
     return out
 
@@ -76,9 +76,9 @@ class Walk:
     """Cuts nodes of a trie into chunks and remembers the keys that later chunks (or the caller) need.
 
     nodes: in depth-first order; the parent of each is among them, or its keys are in `stored`, or it has none.
-    budget: most tokens of a forward, unless one unit alone has more. cost(first number, last number) -> float in units
-    of the budget lets the caller bound something else too (the logits). keep(node): whether its keys outlive the walk,
-    in `stored`.
+    budget: most tokens of a forward, unless one unit alone has more; small: most tokens of a unit of several nodes.
+    cost(first number, last number) -> float in units of the budget lets the caller bound something else too (the
+    logits). keep(node): whether its keys outlive the walk, in `stored`.
     """
 
     def __init__(
@@ -89,8 +89,9 @@ class Walk:
         cost: Callable[[int, int], float] | None = None,
         keep: Callable[[Node], bool] | None = None,
         stored: dict[int, StoredKeys] | None = None,
+        small: int = SMALL,
     ) -> None:
-        self.nodes, self.budget, self.device = nodes, budget, device
+        self.nodes, self.budget, self.device, self.small = nodes, budget, device, small
         self.cost = cost or (lambda first, last: 0.0)
         self.keep = keep or (lambda node: False)
         self.stored: dict[int, StoredKeys] = {} if stored is None else stored
@@ -100,7 +101,7 @@ class Walk:
         """The forwards, in order; each must be run (under its plan) before the next is asked for."""
         pending: list[Unit] = []
         tokens, extra, first = 0, 0.0, 0
-        for unit in units(self.nodes):
+        for unit in units(self.nodes, self.small):
             more = self.cost(unit.first, unit.last)
             if pending and (tokens + unit.tokens > self.budget or extra + more > self.budget):
                 yield self._chunk(pending, first)
@@ -128,7 +129,7 @@ class Walk:
         place = np.arange(begins[-1])
         owner = np.repeat(np.arange(len(nodes)), lengths)
         positions = place - begins[:-1][owner] + np.array([node.start for node in nodes])[owner]
-        flat = _Flat(nodes, part[0].first, begins, self._tensor(positions), owner, self._tensor)
+        flat = _Flat(nodes, part[0].first, begins, self._tensor(positions), owner, self._tensor, self.small)
         after = self.nodes[part[-1].last].order if part[-1].last < len(self.nodes) else None
         plan = Plan(flat.own(part), flat.shared(part, self.stored), self._keepers(nodes, begins, after))
         starts = {node.order: int(begin) for node, begin in zip(nodes, begins)}
@@ -165,6 +166,7 @@ class _Flat:
     positions: Tensor
     owner: np.ndarray
     tensor: Callable[[np.ndarray], Tensor]
+    small: int
 
     def at(self, number: int) -> int:
         """The first token of a node, by its number in the walk's list."""
@@ -179,7 +181,7 @@ class _Flat:
         """Every unit's tokens among themselves: units of like length in one call, long ones alone."""
         small, out = [], []
         for unit in part:
-            if unit.tokens > SMALL or len(part) == 1 and unit.chain:
+            if unit.tokens > self.small or len(part) == 1 and unit.chain:
                 span = slice(self.at(unit.first), self.at(unit.last))
                 places = self.positions[None, span]
                 out.append(
@@ -188,18 +190,17 @@ class _Flat:
             else:
                 small.append(unit)
         small.sort(key=lambda u: (u.chain, u.tokens))
-        group: list[Unit] = []
-        for unit in [*small, None]:
-            if group and (
-                unit is None
-                or unit.chain != group[0].chain
-                or unit.tokens > max(1.25 * group[0].tokens, group[0].tokens + 8)
+        groups: list[list[Unit]] = []
+        for unit in small:
+            first = groups[-1][0] if groups else None
+            if (
+                first is None
+                or unit.chain != first.chain
+                or unit.tokens > max(1.25 * first.tokens, first.tokens + 8)
             ):
-                out.append(self._batch(group))
-                group = []
-            if unit is not None:
-                group.append(unit)
-        return out
+                groups.append([])
+            groups[-1].append(unit)
+        return out + [self._batch(group) for group in groups]
 
     def _batch(self, group: Sequence[Unit]) -> Block:
         """Units of like length, padded at the right; padding is the chunk's first token and is dropped."""

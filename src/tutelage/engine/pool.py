@@ -1,7 +1,7 @@
 """Keys and values of the rows that are being decoded, in buffers written in place.
 
 A pool holds rows of one capacity side by side, the live ones first, so that attention reads a view and nothing is
-gathered or concatenated. Only the tokens that exist are ever touched, so an allocated but unused place costs no memory.
+gathered or concatenated. Unused places are zero, not arbitrary: a masked key that is NaN would still spoil a row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Pool:
         live, filled = len(used), int(used.max()) if len(used) else 0
         for table in (self.keys, self.values):
             for layer, old in table.items():
-                new = old.new_empty(self.rows, *old.shape[1:])
+                new = old.new_zeros(self.rows, *old.shape[1:])
                 new[:live, :, :filled] = old[:live, :, :filled]
                 table[layer] = new
 
@@ -35,7 +35,7 @@ class Pool:
         """Put the M tokens key_HMD, value_HMD at (rows, columns), int64 [M] each."""
         if layer not in self.keys:
             for table, x in ((self.keys, key_HMD), (self.values, value_HMD)):
-                table[layer] = x.new_empty(self.rows, x.shape[0], self.capacity, x.shape[2])
+                table[layer] = x.new_zeros(self.rows, x.shape[0], self.capacity, x.shape[2])
         self.keys[layer][rows, :, columns] = key_HMD.transpose(0, 1)
         self.values[layer][rows, :, columns] = value_HMD.transpose(0, 1)
 

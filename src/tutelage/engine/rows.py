@@ -16,6 +16,10 @@ RUNNING, LENGTH, EOS, STOP = 0, 1, 2, 3
 REASONS = ("length", "length", "eos", "stop")
 
 
+class Cancelled(Exception):
+    """The reader of a completion has gone."""
+
+
 @dataclass(eq=False)
 class Request:
     """One row to decode: prompt ids, parameters, and the seed of this very sample."""
@@ -64,7 +68,6 @@ class Rows:
         self.logprobs = torch.zeros(0, 0, device=device)
         self.seen: Tensor | None = None
         self.params: RowParams | None = None
-        self._ends = torch.tensor(list(self.rules.eos), dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -97,6 +100,7 @@ class Rows:
 
     def _describe(self, vocab: int) -> None:
         """Parameters as tensors."""
+        self._ends = torch.tensor(list(self.rules.eos), dtype=torch.int64, device=self.rules.device)
         params, device = [r.params for r in self.requests], self.rules.device
         self.params = RowParams.build(params, [r.seed for r in self.requests], vocab, device)
         self.budget = torch.tensor([p.max_tokens for p in params], device=device)
@@ -127,7 +131,9 @@ class Rows:
         """Sample one token for the rows from `start` on (M of them) from float32 logits, and note which of them end."""
         assert self.params is not None
         part = slice(start, len(self))
-        params = self.params if start == 0 else self.params.select(torch.arange(start, len(self), device=self.last.device))
+        params = self.params
+        if start:
+            params = params.select(torch.arange(start, len(self), device=self.last.device))
         seen = None if self.seen is None else self.seen[part]
         tokens, logprobs = sample(logits_MV, params, self.made[part], seen)
         live = self.reason[part] == RUNNING

@@ -8,7 +8,7 @@ threads may run sessions at once: each drives steps, and every step advances the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +46,17 @@ class Group:
 class Session:
     """The prompts of one call: groups in the trie's order, the shared nodes' keys, and the results."""
 
-    def __init__(self, groups: Sequence[Sequence[Request]]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Request]],
+        cancelled: threading.Event | None = None,
+        on_done: Callable[[int], object] | None = None,
+    ) -> None:
+        """cancelled: set by whoever does not want the results any more; on_done(1): a group has ended."""
+        self.on_done = on_done
         self.results: list[list[Finished | None]] = [[None] * len(g) for g in groups]
         self.left = sum(map(len, groups))
-        self.cancelled = False
+        self.cancelled = cancelled or threading.Event()
         self.stored: dict[int, StoredKeys] = {}
         self.ends: dict[int, Tensor] = {}
         """Logits [V] after a kept node at which a prompt ends."""
@@ -73,6 +80,10 @@ class Session:
                 group.own = node.stop
                 self.users[node.order] = self.users.get(node.order, 0) + len(group.requests)
         self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
+
+    def keeps(self, node: Node) -> bool:
+        """Whether the node's keys are kept for the rows below it."""
+        return self.shared[node.order]
 
     def chain(self, group: Group) -> list[Node]:
         """The shared nodes above a group's own tokens, from the top."""
@@ -149,7 +160,7 @@ class Scheduler:
             with self._lock:
                 if session not in self.sessions:
                     return
-                if not session.left or session.cancelled:
+                if not session.left or session.cancelled.is_set():
                     self._drop(session)
                     return
                 try:
@@ -200,12 +211,12 @@ class Scheduler:
             first: dict[int, Tensor] = {}
             nodes = {n.order: n for g in groups for n in g.leaf.path() if n.order not in session.stored}
             walk = Walk(
-                [nodes[o] for o in sorted(nodes)], self.max_tokens, self.rules.device,
-                keep=lambda node: session.shared[node.order], stored=session.stored,
+                [nodes[o] for o in sorted(nodes)], self.max_tokens, self.rules.device, keep=session.keeps,
+                stored=session.stored,
             )  # fmt: skip
             for chunk in walk.chunks() if nodes else ():
                 self._chunk(session, groups, chunk, places, first)
-            self._first_tokens(session, groups, first)
+            self._first_tokens(first, session)
         self._parts = None
 
     def _seat(self, session: Session, groups: Sequence[Group]) -> dict[int, tuple[Cohort, int]]:
@@ -250,15 +261,16 @@ class Scheduler:
             if session.shared[order]:
                 session.ends[order] = logits[row]
 
-    def _first_tokens(self, session: Session, groups: Sequence[Group], first: dict[int, Tensor]) -> None:
+    def _first_tokens(self, first: dict[int, Tensor], session: Session) -> None:
         """The rows join their cohorts and sample their first token."""
         device = self.rules.device
-        for cohort in self.cohorts.values():
+        for cohort in list(self.cohorts.values()):
             old = len(cohort.rows)
             new = cohort.seats[old:]
             if not new:
                 continue
-            logits = torch.stack([first.get(s.group.leaf.order, session.ends.get(s.group.leaf.order)) for s in new])  # type: ignore[misc]
+            known = {**session.ends, **first}
+            logits = torch.stack([known[seat.group.leaf.order] for seat in new])
             cohort.rows.join([s.group.requests[s.sample] for s in new], logits.shape[1])
             own = torch.tensor([s.group.leaf.stop - s.group.own for s in new], device=device)
             base = torch.tensor([s.group.own for s in new], device=device)
@@ -343,6 +355,8 @@ class Scheduler:
             seat = cohort.seats[i]
             seat.session.results[seat.group.number][seat.sample] = result
             seat.session.left -= 1
+            if seat.session.on_done and None not in seat.session.results[seat.group.number]:
+                seat.session.on_done(1)
         self._leave(cohort, done)
 
     def _leave(self, cohort: Cohort, done: Sequence[int]) -> None:

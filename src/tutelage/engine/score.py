@@ -1,110 +1,122 @@
-"""Scoring continuations through a trie: what contexts and continuations share is computed once."""
+"""Log-probabilities of continuations: through a trie, or by padded batches where a model cannot (support.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from tutelage.engine.plan import Walk
+from tutelage.engine.decode import evaluating, inference_attention
 from tutelage.engine.requests import Score
-from tutelage.engine.trie import Trie
-from tutelage.model.attention import using
-from tutelage.model.forward import call
-
-LOGITS = 1 << 25
-"""Most logits (positions times vocabulary) of one forward."""
+from tutelage.engine.trie_score import score_tokens
+from tutelage.model.forward import call, position_ids
 
 
-def score_tokens(
-    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_tokens: int = 4096
-) -> list[Score]:
-    """One Score for each (context ids, continuation ids), neither empty. `max_tokens`: tokens of one forward.
+def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
+    """Token ids of both sides; strings are encoded as one text and cut where the context's own tokens end."""
+    if isinstance(context, str) and isinstance(continuation, str):
+        # trailing blanks of the context belong to the continuation's first token
+        blanks = len(context) - len(context.rstrip())
+        if blanks:
+            context, continuation = context[:-blanks], context[-blanks:] + continuation
+        left = engine.encode(context) if context else []
+        whole = engine.encode(context + continuation)
+        return whole[: len(left)], whole[len(left) :]
+    left = engine.encode(context) if context else []
+    right = (
+        list(engine.tokenizer(continuation, add_special_tokens=False)["input_ids"])
+        if isinstance(continuation, str)
+        else [int(t) for t in continuation]
+    )
+    return left, right
 
-    The model must honour plans (see probe.py). Equal contexts, beginnings of contexts and beginnings of continuations
-    are computed once; only positions that predict a continuation's token get logits.
-    """
-    whole = [np.array([*left, *right], dtype=np.int64) for left, right in pairs]
-    trie = Trie([tokens[:-1] for tokens in whole])  # nothing is predicted from the last token
-    asked = _Asked(trie, whole, [len(left) for left, _ in pairs])
-    device = next(model.parameters()).device
-    vocab = model.get_output_embeddings().weight.shape[0]
-    walk = Walk(trie.nodes, max_tokens, device, cost=lambda a, b: asked.between(a, b) * vocab * max_tokens / LOGITS)
-    for chunk in walk.chunks():
-        wanted = asked.within(chunk.first, len(chunk.ids))
-        if wanted is None:
-            keep: Any = torch.tensor([0], device=device)
+
+def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
+    left, right = _split(engine, context, continuation)
+    if not left and right:
+        start = getattr(engine.tokenizer, "bos_token_id", None)
+        if start is None:
+            start = getattr(engine.tokenizer, "eos_token_id", None)
+        if start is None:
+            return "the context is empty and the tokenizer has neither a bos nor an eos token"
+        # some tokenizers put the bos token in front of every text themselves
+        left, right = ([start], right[1:]) if right[0] == start and len(right) > 1 else ([start], right)
+    size = len(left) + len(right) - 1
+    if size > engine.context_length:
+        return f"context and continuation have {size + 1} tokens and the model's context is {engine.context_length}"
+    return left, right
+
+
+def _batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) -> list[Score]:
+    """One Score a pair, in order; see ``LocalEngine.score``."""
+    prepared = [_prepare(engine, *pair) for pair in pairs]
+    scores: list[Score] = [
+        Score(float("nan"), error=item) if isinstance(item, str) else Score(0.0, (), True, ()) for item in prepared
+    ]
+    wanted = [i for i, item in enumerate(prepared) if not isinstance(item, str) and item[1]]
+    items: list[Any] = [prepared[i] for i in wanted]
+    with torch.inference_mode(), evaluating(engine.model), engine.autocast():
+        if items and engine.support.plans:
+            found = score_tokens(engine.model, items, max_tokens)
         else:
-            positions, inverse = np.unique(asked.place[wanted] - chunk.first, return_inverse=True)
-            keep = torch.from_numpy(positions).to(device)
-        with using(model, chunk.plan):
-            logits = call(
-                model, input_ids=chunk.ids[None], position_ids=chunk.positions[None], use_cache=False,
-                logits_to_keep=keep,
-            ).logits[0]  # fmt: skip
-        if wanted is None:
-            continue
-        if logits.shape[0] != len(keep):  # a family that gives all positions' logits
-            logits = logits[keep]
-        asked.answer(wanted, logits, torch.from_numpy(inverse).to(device))
-    return asked.scores([right for _, right in pairs])
+            found = _padded(engine, items, max_tokens)
+    for i, score in zip(wanted, found, strict=True):
+        scores[i] = score
+    return scores
 
 
-class _Asked:
-    """Which tokens are to be predicted where: flat arrays over all requests, ordered by place in the trie."""
+def _padded(engine: Any, items: Sequence[Any], max_tokens: int) -> list[Score]:
+    """Full forwards of padded batches, pairs of like length together."""
+    sizes = [len(left) + len(right) - 1 for left, right in items]
+    out: list[Any] = [None] * len(items)
+    with inference_attention(engine.model):
+        for batch in _batches(sizes, sorted(range(len(items)), key=lambda i: -sizes[i]), max_tokens):
+            for i, score in zip(batch, _forward(engine, [items[i] for i in batch]), strict=True):
+                out[i] = score
+    return out
 
-    def __init__(self, trie: Trie, whole: Sequence[np.ndarray], contexts: Sequence[int]) -> None:
-        sizes = np.array([node.length for node in trie.nodes])
-        self.begins = np.concatenate([[0], sizes.cumsum()])
-        self.counts = [len(tokens) - context for tokens, context in zip(whole, contexts)]
-        place = np.empty(sum(self.counts), dtype=np.int64)
-        at = 0
-        for leaf, tokens, context in zip(trie.leaf, whole, contexts):
-            stop, node = len(tokens) - 1, leaf
-            while stop > context - 1:  # token t is predicted at depth t - 1
-                start = max(node.start, context - 1)
-                offset = int(self.begins[node.order]) - node.start
-                place[at + start - context + 1 : at + stop - context + 1] = np.arange(start, stop) + offset
-                stop = start
-                if stop > context - 1:
-                    assert node.parent is not None
-                    node = node.parent
-            at += len(tokens) - context
-        self.order = np.argsort(place, kind="stable")
-        self.place = place[self.order]
-        self.target = np.concatenate([t[c:] for t, c in zip(whole, contexts)])[self.order]
-        self.logprob = np.empty(len(place), dtype=np.float64)
-        self.best = np.empty(len(place), dtype=bool)
 
-    def between(self, first: int, last: int) -> int:
-        """Positions that need logits in the nodes first..last."""
-        a, b = np.searchsorted(self.place, [self.begins[first], self.begins[last]])
-        return len(np.unique(self.place[a:b]))
-
-    def within(self, first: int, count: int) -> slice | None:
-        """The predictions made at the tokens first..first+count, None if there is none."""
-        a, b = np.searchsorted(self.place, [first, first + count])
-        return slice(int(a), int(b)) if b > a else None
-
-    def answer(self, wanted: slice, logits_MV: Tensor, rows: Tensor) -> None:
-        """Fill in the log-probs of `wanted`; row rows[i] of the logits predicts the i-th of them."""
-        logits = logits_MV.float()
-        targets = torch.from_numpy(self.target[wanted]).to(logits.device)
-        logprobs = logits[rows, targets] - logits.logsumexp(-1)[rows]
-        self.logprob[wanted] = logprobs.double().cpu().numpy()
-        self.best[wanted] = (logits.argmax(-1)[rows] == targets).cpu().numpy()
-
-    def scores(self, continuations: Sequence[Sequence[int]]) -> list[Score]:
-        """The answers in the requests' order."""
-        back = np.empty(len(self.order), dtype=np.int64)
-        back[self.order] = np.arange(len(self.order))
-        logprob, best = self.logprob[back], self.best[back]
-        out, at = [], 0
-        for tokens, count in zip(continuations, self.counts):
-            part = logprob[at : at + count]
-            out.append(Score(float(part.sum()), tuple(part.tolist()), bool(best[at : at + count].all()), tuple(tokens)))
-            at += count
-        return out
+def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
+    device = engine.device
+    width = max(len(left) + len(right) - 1 for left, right in items)
+    ids = torch.zeros(len(items), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    targets = torch.zeros_like(ids)
+    for row, (left, right) in enumerate(items):
+        whole = torch.tensor([*left, *right])
+        ids[row, : len(whole) - 1] = whole[:-1]
+        targets[row, : len(whole) - 1] = whole[1:]
+        mask[row, : len(whole) - 1] = 1
+    ids, mask, targets = ids.to(device), mask.to(device), targets.to(device)
+    # only the positions that are scored by some row get logits
+    first = min(len(left) for left, _ in items) - 1
+    out = call(
+        engine.model,
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        use_cache=False,
+        logits_to_keep=width - first,
+    )
+    logits = out.logits[:, -(width - first) :].float()
+    targets = targets[:, first:]
+    logprobs = (logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
+    greedy = (logits.argmax(-1) == targets).tolist()
+    scores = []
+    for row, (left, right) in enumerate(items):
+        start = len(left) - 1 - first
+        part = logprobs[row][start : start + len(right)]
+        scores.append(Score(sum(part), tuple(part), all(greedy[row][start : start + len(right)]), tuple(right)))
+    return scores

@@ -297,7 +297,7 @@ def attend(
     """
     plan = _CURRENT.plan
     if plan is None:
-        extra = {k: v for k, v in (("softcap", softcap), ("s_aux", s_aux)) if v is not None}
+        extra: dict[str, Any] = {k: v for k, v in (("softcap", softcap), ("s_aux", s_aux)) if v is not None}
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, sliding_window=sliding_window,
             **extra, **kwargs,
