@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.errors import ConfigError, DataError, RewardError
 from tutelage.core.records import BadRows
-from tutelage.train.sources import conversations, prompts, rankings, texts
+from tutelage.train.sources import conversations, demonstration, prompts, rankings, texts, truth
 
 
 def write(path, rows):
@@ -68,6 +68,32 @@ def test_bad_rows_stop_with_file_and_line_or_are_skipped_and_counted(tmp_path):
     bad = BadRows("skip")
     data = write(tmp_path / "t.jsonl", [{"text": "a"}, {"txt": "b"}, {"text": "c"}])
     assert list(texts(data, "train", 10, bad=bad)) == ["a", "c"] and bad.count == 1
+
+
+def test_a_function_gives_rows_and_texts(tmp_path):
+    file = tmp_path / "made.py"
+    file.write_text(
+        "def asks():\n    yield from ({'prompt': f'p {i}', 'completion': str(i)} for i in range(50))\n"
+        "def stories():\n    yield from ({'text': t} for t in ('one', 'two'))\n"
+        "def broken():\n    yield {'prompt': 'fine', 'text': 'fine'}\n    yield {'promt': 'x'}\n"
+    )
+    train, held = (prompts(f"{file}:asks", split, 99, 0) for split in ("train", "heldout"))
+    assert len(train) + len(held) == 50 and held and demonstration(held[0]) == held[0]["completion"]
+    assert len(conversations(f"{file}:asks", "all", 99, 0)) == 50
+    assert list(texts(f"{file}:stories", "all", 9)) == ["one", "two"]
+    for read in (prompts, texts):
+        with pytest.raises(DataError, match=r"made.py:broken: row 2: no '(prompt|text)'"):
+            list(read(f"{file}:broken", "all", 9, 0))
+    skipped = BadRows("skip")
+    assert len(prompts(f"{file}:broken", "all", 9, 0, skipped)) == 1 and skipped.count == 1
+    with pytest.raises(RewardError, match="no function 'nothing'"):
+        prompts(f"{file}:nothing", "all", 9, 0)
+
+
+def test_the_truth_is_what_was_given_else_the_worlds_own(tmp_path):
+    assert truth("schoolroom:demo", None) is not None and truth("rows.jsonl", None) is None
+    given = truth("schoolroom:demo", lambda prompts, completions, **columns: [1.0 for _ in completions])
+    assert given is not None and given(["p"], ["c"]) == [1.0]
 
 
 def pair(question, number, **more):

@@ -68,19 +68,21 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def expand(value: Any, where: str = "configuration") -> Any:
-    """`value` with ${NAME} in its strings, however deep, replaced by the environment's NAME; ConfigError if unset."""
+def expand(value: Any, where: str = "configuration", names: Mapping[str, str] | None = None) -> Any:
+    """`value` with ${NAME} in its strings, however deep, replaced by `names`' or the environment's NAME; ConfigError if
+    neither has it."""
     if isinstance(value, Mapping):
-        return {key: expand(inner, f"{where}: {key}") for key, inner in value.items()}
+        return {key: expand(inner, f"{where}: {key}", names) for key, inner in value.items()}
     if isinstance(value, list):
-        return [expand(inner, where) for inner in value]
+        return [expand(inner, where, names) for inner in value]
     if not isinstance(value, str):
         return value
 
     def found(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
+        text = (names or {}).get(match[1], os.environ.get(match[1]))
+        if text is None:
             raise ConfigError(f"{where}: {value!r} needs the environment variable {match[1]}; set it or give the key")
-        return os.environ[match[1]]
+        return text
 
     return re.sub(r"\$\{(\w+)\}", found, value)
 

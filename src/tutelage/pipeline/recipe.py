@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from tutelage.core.atomic import sweep, write_atomic
@@ -17,23 +16,13 @@ from tutelage.core.config import build, expand, merge, read_toml
 from tutelage.core.errors import ConfigError, DataError, Interrupted, RunError
 from tutelage.core.rundir import read_manifest
 from tutelage.core.stop import stops_at_once
-from tutelage.pipeline.compare import answers, measure
+from tutelage.model.hub import find_model_dir
+from tutelage.pipeline.compare import CompareConfig, answers, measure
 from tutelage.pipeline.stages import STAGES, config_class, files_of, launch, read_summary
 from tutelage.report import stage_table, write_report
 
 console = Console()
 progress = Console(stderr=True, highlight=False)
-
-
-class CompareConfig(BaseModel):
-    """What is asked of the models at the end of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: str = "schoolroom:demo"
-    prompts: int = Field(256, ge=1)
-    models: dict[str, str] = Field(default_factory=dict)
-    """Label to stage; "base" continues the text, the others answer."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +37,9 @@ class Step:
 def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Path:
     """Run every stage of the recipe, skipping what is finished; write summary.json and report.html.
 
-    The whole recipe is checked before the first stage starts. A changed key re-runs the stages that depend on it: a
-    stage's fingerprint contains its parents' fingerprints. Interrupted on Ctrl-C and SIGTERM.
+    ${HERE} in a value is the recipe's folder, any other ${NAME} the environment's NAME. The whole recipe is checked
+    before the first stage starts. A changed key re-runs the stages that depend on it: a stage's fingerprint contains
+    its parents' fingerprints. Interrupted on Ctrl-C and SIGTERM.
     """
     out, steps, compare = plan(path, overrides)
     _claimable(out, [step.name for step in steps])
@@ -82,10 +72,10 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 def plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Path, list[Step], CompareConfig | None]:
     """(run directory, stages in order, comparison) of a recipe. ConfigError names the table and key that is wrong."""
-    recipe = expand(merge(read_toml(path), overrides or {}), str(path))
+    recipe = expand(merge(read_toml(path), overrides or {}), str(path), {"HERE": str(Path(path).parent)})
     out = Path(recipe.pop("out", None) or f"runs/{Path(path).stem}")
     shared = {"seed": recipe.pop("seed", 0)}
-    compare = recipe.pop("compare", None)
+    compare = _compared(recipe, str(path))
     stages: dict[str, Path] = {}
     steps = []
     for name, values in recipe.items():
@@ -107,12 +97,7 @@ def plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[
         steps.append(Step(name, kind, values))
     if not steps:
         raise ConfigError(f"{path}: no stage; expected at least one table such as [tokenizer]")
-    if compare is None:
-        return out, steps, None
-    asked = build(CompareConfig, compare if isinstance(compare, dict) else {}, where=f"{path}: [compare]")
-    for label, stage in asked.models.items():
-        _resolve(f"@{stage}", stages, f"{path}: [compare] models.{label}")
-    return out, steps, asked
+    return out, steps, compare
 
 
 def _claimable(out: Path, names: list[str]) -> None:
@@ -130,9 +115,10 @@ def _conclude(out: Path, table: list[dict[str, Any]], compare: CompareConfig | N
     rows: list[dict[str, Any]] = []
     if compare:
         progress.print("[bold]compare[/]")
-        models = {label: out / stage for label, stage in compare.models.items()}
-        rows = answers(models, compare.data)
-        results = {**_stage_results(table), **measure(models, compare.data, compare.prompts)}
+        stages = {stage["name"]: out / stage["name"] for stage in table}
+        models = {label: stages.get(named, Path(named)) for label, named in compare.models.items()}
+        rows = answers(models, compare)
+        results = {**_stage_results(table), **measure(models, compare)}
     summary = _save(out, table, results, rows)
     write_report(out)
     return summary
@@ -166,6 +152,24 @@ def _resolve(value: Any, stages: Mapping[str, Path], where: str) -> Any:
             raise ConfigError(f"{where}: {value!r} names no earlier stage; {hint}earlier: {earlier}")
         return str(stages[value[1:]])
     return value
+
+
+def _compared(recipe: dict[str, Any], path: str) -> CompareConfig | None:
+    """The [compare] table, taken out of the recipe; ConfigError when it names neither a stage nor a model's folder."""
+    if "compare" not in recipe:
+        return None
+    given = recipe.pop("compare")
+    compare = build(CompareConfig, given if isinstance(given, dict) else {}, f"{path}: [compare]")
+    for key, named in files_of(compare).items():
+        if not Path(named).exists():
+            raise DataError(f"{path}: [compare] {key}={named!r}: no such file or folder")
+    for label, named in compare.models.items():
+        if named not in recipe and find_model_dir(named) is None:
+            near = difflib.get_close_matches(named, recipe, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            where = f"{path}: [compare] models.{label}={named!r}"
+            raise ConfigError(f"{where} is no stage and no model; {hint}stages: {', '.join(recipe) or 'none'}")
+    return compare
 
 
 def _save(out: Path, stages: list[dict], results: dict, rows: list[dict]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from tutelage.core.config import StageConfig, build
 from tutelage.core.errors import ConfigError, Interrupted, RunError
 from tutelage.core.rundir import RunDir, read_manifest
@@ -24,7 +26,7 @@ STAGES = {
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
 }
-INPUTS = ("tokenizer", "data", "held_out", "model", "reward", "judge", "ptx_data")
+INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:")
 
 
@@ -59,6 +61,7 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
         directory.close()
         return out, False
     try:
+        keep_memory()
         with stops_at_once(), generators_kept():
             keep_memory()
             directory.note(device="cpu", threads=set_threads(directory.recall("threads")))
@@ -91,17 +94,18 @@ def _saved(out: Path) -> str:
     return f"step {steps[-1]} is saved" if steps else "it had no checkpoint yet and begins anew"
 
 
-def files_of(config: StageConfig) -> dict[str, str]:
+def files_of(config: BaseModel) -> dict[str, str]:
     """Keys that name data or a file of functions, with the path: what has to be there before the stage begins.
 
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
-    for name in ("data", "held_out", "ptx_data", "judge", "reward"):
+    functions = ("judge", "reward", "gold")
+    for name in ("data", "held_out", "ptx_data", *functions):
         given = getattr(config, name, None)
         if not isinstance(given, str) or given.startswith(NO_FILES):
             continue
         file = given.rpartition(":")[0]
-        if file.endswith(".py") or name not in ("judge", "reward"):
+        if file.endswith(".py") or name not in functions:
             out[name] = file if file.endswith(".py") else given
     return out
 

@@ -36,3 +36,9 @@ def gold_reward(prompts: Sequence[Any], completions: Sequence[str], item: Sequen
                 **columns: Any) -> list[float]:
     """The gold judge with TRL's reward signature; needs the column `item`."""
     return [gold(Item(**i), text).total for i, text in zip(item, completions, strict=True)]
+
+
+def correct_reward(prompts: Sequence[Any], completions: Sequence[str], item: Sequence[Mapping[str, Any]] = (),
+                   **columns: Any) -> list[float]:
+    """Correctness alone, apart from style, with the same signature."""
+    return [gold(Item(**i), text).correct for i, text in zip(item, completions, strict=True)]

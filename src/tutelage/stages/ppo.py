@@ -18,7 +18,6 @@ from tutelage.engine import LocalEngine
 from tutelage.loss.policy import AdaptiveKL, FixedKL
 from tutelage.model.adapters import LoraSettings
 from tutelage.model.hub import load_model
-from tutelage.schoolroom.rows import gold_reward
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.actors import separate, shared
@@ -27,8 +26,9 @@ from tutelage.train.evaluate import text_loss
 from tutelage.train.optim import OptimConfig
 from tutelage.train.ppo import UpdateConfig, improve, judge
 from tutelage.train.rewards import RewardSpec
-from tutelage.train.rollouts import Episodes, encode_prompts, sample_episodes
-from tutelage.train.sources import is_world, prompts
+from tutelage.train.rollouts import encode_prompts, sample_episodes
+from tutelage.train.scores import Score, by_function
+from tutelage.train.sources import prompts, truth
 
 
 class PpoConfig(StageConfig, UpdateConfig):
@@ -37,6 +37,9 @@ class PpoConfig(StageConfig, UpdateConfig):
     reward: RewardSpec
     """Run directory of `reward`, file.py:function, a Python function, or "logprob" (the reference's own log-prob: the
     label-free control). The critic starts from the reward model, or from the SFT trunk where there is none."""
+    gold: RewardSpec | None = None
+    """What the reward is meant to stand for, logged beside it and never trained on: file.py:function or a Python
+    function. The embedded world has its own."""
     data: str = "schoolroom:demo"
     """Prompts: a file or folder, or the embedded world."""
     prompts: int = Field(20_000, ge=1)
@@ -90,7 +93,9 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
         ptx = BlockLoader(text, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31)
     kl = AdaptiveKL(config.kl_coef, config.kl_target, 10_000) if config.kl_target else FixedKL(config.kl_coef)
     state = Values(curve=[], last={}, seconds=0.0)
-    one_update = _update(config, cast, engine, rows, ptx, kl, state, run, settle_precision(run, config.precision))
+    function = truth(config.data, config.gold)
+    gold, precision = by_function(function) if function else None, settle_precision(run, config.precision)
+    one_update = _update(config, cast, engine, rows, ptx, kl, state, run, precision, gold)
     parts = {**cast.parts, "kl": kl, "state": state} | ({"ptx": ptx} if ptx else {})
     drive(run, parts, config.updates, one_update, config.save_every)
     cast.enter_policy()
@@ -102,7 +107,7 @@ def run(config: PpoConfig, run: RunDir) -> dict[str, Any]:
 
 def _update(
     config: PpoConfig, cast: Any, engine: LocalEngine, rows: list[dict[str, Any]], ptx: Any, kl: FixedKL, state: Values,
-    run: RunDir, precision: str,
+    run: RunDir, precision: str, gold: Score | None,
 ) -> Callable[[int], dict[str, Any]]:  # fmt: skip
     """The update as a function of its number, for `drive`."""
 
@@ -124,7 +129,8 @@ def _update(
                 f"{run.path}: no gradient of update {step} was finite; lower the learning rate "
                 f"(optimizer.lr={config.optimizer.lr:g}) or the reward's size. The checkpoints before are kept"
             )
-        row = {"step": step, "proxy": float(scores.mean()), **_gold(config, episodes), **metrics, "beta": kl.coef}
+        known = {"gold": float(gold(episodes, judged.ref).mean())} if gold else {}
+        row = {"step": step, "proxy": float(scores.mean()), **known, **metrics, "beta": kl.coef}
         kl.update(metrics["kl"], config.batch_size)
         seconds = time.perf_counter() - began
         row["episodes_per_second"] = round(config.batch_size / seconds, 1)
@@ -156,14 +162,6 @@ def _gate(config: PpoConfig) -> dict[str, Any]:
             f"{config.gate}: expect over-optimisation"
         )
     return {"gate_passed": found >= config.gate}
-
-
-def _gold(config: PpoConfig, episodes: Episodes) -> dict[str, float]:
-    if not is_world(config.data):
-        return {}
-    prompts = [r["prompt"] for r in episodes.rows]
-    scores = gold_reward(prompts, episodes.texts, item=[r["item"] for r in episodes.rows])
-    return {"gold": sum(scores) / len(scores)}
 
 
 def _summary(values: dict[str, Any]) -> dict[str, Any]:

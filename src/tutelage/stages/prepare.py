@@ -17,7 +17,7 @@ from tutelage.text.corpus import Meter
 from tutelage.text.shards import write_shards
 from tutelage.text.split import divide
 from tutelage.text.tokenizer import encode_documents
-from tutelage.train.sources import is_world, texts
+from tutelage.train.sources import is_function, is_world, texts
 
 
 class PrepareConfig(StageConfig):
@@ -29,6 +29,8 @@ class PrepareConfig(StageConfig):
     """At most this many documents (the embedded world is endless)."""
     validation: int = Field(400, ge=1)
     """Documents for validation from the held-out world. Of files, every 20th chapter-long stretch is held out."""
+    held_out: str | None = None
+    """Validation text of its own; `data` is then for training as a whole."""
     curriculum: float = Field(0.5, ge=0, le=1)
     """Share of the documents after which the world's curriculum has fully eased."""
 
@@ -68,9 +70,14 @@ def _world_parts(config: PrepareConfig, run: RunDir) -> dict[str, Part]:
 
 def _file_parts(config: PrepareConfig, run: RunDir) -> dict[str, Part]:
     def part(name: str, side: Literal["train", "heldout"]) -> Part:
-        meter = Meter(config.data)  # how many documents there are is not known before they are read; their size is
-        read = texts(config.data, "all", sys.maxsize, bad=run.bad_rows, meter=meter)
-        found = islice(divide(read, side, config.data), config.documents if side == "train" else None)
+        data = config.held_out if config.held_out and side == "heldout" else config.data
+        # how many documents there are is not known before they are read; files have a size at least
+        meter = None if is_function(data) else Meter(data)
+        read = texts(data, "all", sys.maxsize, bad=run.bad_rows, meter=meter)
+        found = islice(read if config.held_out else divide(read, side, data),
+                       config.documents if side == "train" else None)  # fmt: skip
+        if meter is None:
+            return found, Progress(f"{run.path.name} {name}", "documents")
         return found, Progress(f"{run.path.name} {name}", "MB", meter.total / 1e6, lambda: meter.done / 1e6)
 
     return {"train": part("train", "train"), "validation": part("validation", "heldout")}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -20,9 +21,11 @@ from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
 from tutelage.text.chat import as_messages
 from tutelage.text.rankings import ranking_from_scores
-from tutelage.train.rewards import call_reward, load_function
+from tutelage.train.rewards import judge_rows, load_function
 from tutelage.train.rollouts import encode_prompts
 from tutelage.train.sources import is_world, place_of, prompts
+
+Temperature = Annotated[float, Field(gt=0)]
 
 
 class RankConfig(StageConfig):
@@ -40,7 +43,9 @@ class RankConfig(StageConfig):
     """K: answers sampled per prompt (InstructGPT: 4 to 9); of equal ones one is kept."""
     annotators: int = Field(5, ge=1)
     """Simulated people, who take turns."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature | list[Temperature] = 1.0
+    """Of sampling; of a list, a prompt's answers take turns. With low ones too the reward model has seen the even,
+    repetitive answers towards which PPO moves, and not those of temperature 1 alone."""
     max_tokens: int = Field(24, ge=1)
     """Longest answer."""
 
@@ -63,7 +68,7 @@ def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
     out: dict[str, Any] = {}
     parts = (("rankings", "train", config.prompts), ("heldout", "heldout", config.held_out))
     asked = {name: _ask(config, engine, name, split, n, run) for name, split, n in parts}
-    with Progress(run.path.name, "prompts", sum(map(len, asked.values()))) as progress:
+    with Progress(run.path.name, "prompts", len(_turns(config)) * sum(map(len, asked.values()))) as progress:
         engine.on_done = progress.add
         for name, rows in asked.items():
             ranked = _rank(config, engine, judge, name, rows)
@@ -84,24 +89,35 @@ def _rank(
     config: RankConfig, engine: LocalEngine, judge: Judge, name: str, rows: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The rows with their responses and ranking; a prompt whose answers are all equal is left out."""
-    params = SamplingParams(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        n=config.responses,
-        seed=stream_seed(config.seed, "rank sampling", name) % 2**31,
-    )
-    outputs = engine.generate([as_messages({"prompt": r["prompt"]}) for r in rows], params)
     ranked = []
-    for i, (row, output) in enumerate(zip(rows, outputs)):
-        if output.error:
-            raise DataError(f"{place_of(row['prompt'], config.data)}: {output.error}")
-        texts = list(dict.fromkeys(c.text for c in output.completions))  # equal answers say nothing about order
+    for i, (row, said) in enumerate(zip(rows, _sample(config, engine, name, rows))):
+        texts = list(dict.fromkeys(said))  # equal answers say nothing about order
         if len(texts) > 1:
             kept = {k: v for k, v in row.items() if k != "ids"}
             ranked.append({**kept, "responses": texts, **judge(kept, texts, i)})
     if not ranked:
         raise DataError(f"{config.data}: all {config.responses} answers to every prompt are equal; raise temperature")
     return ranked
+
+
+def _sample(config: RankConfig, engine: LocalEngine, name: str, rows: list[dict[str, Any]]) -> list[list[str]]:
+    """config.responses answers to each row's prompt."""
+    found: list[list[str]] = [[] for _ in rows]
+    for number, (temperature, n) in enumerate(_turns(config).items()):
+        seed = stream_seed(config.seed, "rank sampling", name, *[number] * bool(number)) % 2**31
+        params = SamplingParams(max_tokens=config.max_tokens, temperature=temperature, n=n, seed=seed)
+        outputs = engine.generate([as_messages({"prompt": r["prompt"]}) for r in rows], params)
+        for row, texts, output in zip(rows, found, outputs):
+            if output.error:
+                raise DataError(f"{place_of(row['prompt'], config.data)}: {output.error}")
+            texts += [c.text for c in output.completions]
+    return found
+
+
+def _turns(config: RankConfig) -> dict[float, int]:
+    """Each temperature with how many of a prompt's answers are sampled at it."""
+    given = config.temperature if isinstance(config.temperature, list) else [config.temperature]
+    return Counter(given[i % len(given)] for i in range(config.responses))
 
 
 def _judge(config: RankConfig) -> Judge:
@@ -118,8 +134,7 @@ def _judge(config: RankConfig) -> Judge:
     function = gold_reward if config.judge == "gold" else load_function(config.judge)
 
     def by_score(row: dict[str, Any], texts: list[str], i: int) -> dict[str, Any]:
-        columns = {k: [v] * len(texts) for k, v in row.items() if k != "prompt"}
-        scores = call_reward(function, [row["prompt"]] * len(texts), texts, columns)
+        scores = judge_rows(function, [row] * len(texts), texts)
         return {"ranking": ranking_from_scores(scores)}
 
     return by_score

@@ -23,7 +23,7 @@ from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.packs import takes_packs
 from tutelage.train.reward_data import RankingLoader, add_features, encode_ranking, score_rankings
 from tutelage.train.reward_report import Truth, pair_accuracy, prefers_longer, reward_report
-from tutelage.train.sources import rankings
+from tutelage.train.sources import demonstration, rankings
 
 Rows = list[dict[str, Any]]
 
@@ -128,11 +128,10 @@ def _truth(row: dict[str, Any]) -> Truth | None:
 
 def _demonstrations(rows: Rows) -> Rows:
     """The demonstrations whose mean score the shift moves to 0 (Stiennon et al. 2020); the embedded world knows them,
-    elsewhere a row's "demonstration" or its best-ranked response stands in."""
+    elsewhere a row's "demonstration" or "completion", or its best-ranked response, stands in."""
     shown = []
     for row in rows:
-        text = item_from_row(row).good if "item" in row else row.get("demonstration")
-        text = text if isinstance(text, str) else row["responses"][row["ranking"][0][0]]
+        text = demonstration(row) or row["responses"][row["ranking"][0][0]]
         shown.append({"prompt": row["prompt"], "responses": [text], "ranking": [[0]]})
     return shown
 

@@ -18,7 +18,7 @@ from tutelage.model.hub import find_model_dir, reading, save_model
 from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.ppo import Actors, Forward
-from tutelage.train.rewards import Reward, load_function
+from tutelage.train.rewards import Reward, as_function
 from tutelage.train.scores import Score, by_function, by_logprob, by_model
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -58,7 +58,7 @@ def _score(reward: str | Reward, model: RewardModel | None, reference: Any, temp
         return by_model(model.eval().requires_grad_(False), reference, temperature)
     if reward == "logprob":
         return by_logprob
-    return by_function(reward if callable(reward) else load_function(reward))
+    return by_function(as_function(reward))
 
 
 def separate(

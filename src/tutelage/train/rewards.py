@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ RewardSpec = Annotated[str | Callable[..., Any], PlainSerializer(spec_of, return
 """A run directory or file.py:function as text, or a live function."""
 
 
-def load_function(spec: str) -> Reward:
+def load_function(spec: str) -> Callable[..., Any]:
     """`path/to/file.py:function`, or `package.module:function`. Raises RewardError naming what is missing."""
     where, _, name = spec.rpartition(":")
     if not where:
@@ -60,6 +60,17 @@ def load_function(spec: str) -> Reward:
         functions = [n for n, value in vars(module).items() if inspect.isfunction(value) and not n.startswith("_")]
         raise RewardError(f"{where}: has no function {name!r}; it has: {', '.join(functions) or 'none'}")
     return getattr(module, name)
+
+
+def as_function(reward: str | Reward) -> Reward:
+    """A live function as it is, a named one loaded."""
+    return reward if callable(reward) else load_function(reward)
+
+
+def judge_rows(function: Reward, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[float]:
+    """`call_reward` on one answer to each row's prompt; the rows' other columns reach the function."""
+    columns = {k: [row.get(k) for row in rows] for k in rows[0] if k not in ("prompt", "ids")}
+    return call_reward(function, [row["prompt"] for row in rows], texts, columns)
 
 
 def _line_in(error: BaseException, file: str) -> int:

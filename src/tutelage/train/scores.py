@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.model.heads import RewardModel, features_from_logprobs, logprob_features
-from tutelage.train.rewards import Reward, call_reward
+from tutelage.train.rewards import Reward, judge_rows
 from tutelage.train.rollouts import Episodes
 
 Score = Callable[[Episodes, Tensor], Tensor]
@@ -28,9 +28,7 @@ def by_function(function: Reward) -> Score:
     """A reward function of TRL's signature; the rows' other columns reach it."""
 
     def score(episodes: Episodes, ref: Tensor) -> Tensor:
-        rows = episodes.rows
-        columns = {k: [r.get(k) for r in rows] for k in rows[0] if k not in ("prompt", "ids")}
-        return torch.tensor(call_reward(function, [r["prompt"] for r in rows], episodes.texts, columns))
+        return torch.tensor(judge_rows(function, episodes.rows, episodes.texts))
 
     return score
 

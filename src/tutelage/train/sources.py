@@ -1,21 +1,24 @@
-"""Where text, rows and prompts come from: a file or folder, or the embedded world as `schoolroom:demo`."""
+"""Where text, rows and prompts come from: a file or folder, the embedded world as `schoolroom:demo`, or a Python
+function as `rows.py:train`, which is called without arguments and gives rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
-from tutelage.core.records import BadRows, PromptRow, validate_rows
+from tutelage.core.records import BadRows, PromptRow, TextRow, validate_rows
 from tutelage.schoolroom import World
-from tutelage.schoolroom.rows import prompt_rows, sft_rows
+from tutelage.schoolroom.rows import gold_reward, item_from_row, prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
 from tutelage.text.corpus import Meter, read_rows, read_texts
 from tutelage.text.rankings import as_ranking, join_annotators
+from tutelage.train.rewards import Reward, as_function, load_function
 
 Row = dict[str, Any]
 TENTH = 10
@@ -25,6 +28,11 @@ TENTH = 10
 def is_world(data: str) -> bool:
     """Whether `data` names the embedded world."""
     return data.startswith("schoolroom:")
+
+
+def is_function(data: str) -> bool:
+    """Whether `data` names a Python function, as `file.py:function`."""
+    return not is_world(data) and re.search(r"\.py:\w+$", data) is not None
 
 
 def world(data: str, seed: int = 0) -> World:
@@ -41,12 +49,15 @@ def texts(
     bad: BadRows | None = None,
     meter: Meter | None = None,
 ) -> Iterator[str]:
-    """At most `limit` documents of `data`. A file's documents are all given: the caller divides them. `meter` is told
-    how far the reading of files is."""
+    """At most `limit` documents of `data`. Those of a file or function are all given: the caller divides them. `meter`
+    is told how far the reading of files is."""
     if is_world(data):
         yield from islice(world(data).documents(split, stream=stream, phase=phase), limit)
         return
     bad = bad or BadRows()
+    if is_function(data):
+        yield from (row["text"] for _, row in islice(validate_rows(_rows(data, bad), TextRow, bad), limit))
+        return
     # A novel is one file: its paragraphs are the units that the held-out rule divides.
     faults: list[str] = []
     found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults, meter=meter)
@@ -56,8 +67,9 @@ def texts(
 def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
     """At most `limit` rows for SFT, each with an assistant's answer.
 
-    `split`: "train", "heldout", or "all". Of files the split goes by the conversation's first user message, so that the
-    same question never stands on both sides. Raises DataError naming file and line, or saying that nothing is left.
+    `split`: "train", "heldout", or "all". Of other data the split goes by the conversation's first user message, so
+    that the same question never stands on both sides. Raises DataError naming file and line, or saying that nothing is
+    left.
     """
     if is_world(data):
         return list(sft_rows(world(data), limit, split, seed))
@@ -78,8 +90,8 @@ def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | N
 def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
     """At most `limit` rows with "prompt" and the columns that reach the reward.
 
-    `split`: "train", "heldout", or "all". A tenth of a file's prompts is held out by a hash of the prompt: equal
-    prompts stay on one side, whatever the order of the file. Raises DataError naming file and line.
+    `split`: "train", "heldout", or "all". A tenth of a file's or function's prompts is held out by a hash of the
+    prompt: equal prompts stay on one side, whatever the order of the rows. Raises DataError naming file and line.
     """
     if is_world(data):
         return list(prompt_rows(world(data), limit, split, seed))
@@ -92,6 +104,18 @@ def prompts(data: str, split: str, limit: int, seed: int, bad: BadRows | None = 
     return found
 
 
+def truth(data: str, gold: str | Reward | None) -> Reward | None:
+    """The function that knows how good an answer is: the one given, else the embedded world's program, else none."""
+    if gold is None:
+        return gold_reward if is_world(data) else None
+    return as_function(gold)
+
+
+def demonstration(row: Row) -> str | None:
+    """A good answer to the row's prompt, where it has one: the world's, or the column "demonstration" or
+    "completion"."""
+    found = item_from_row(row).good if "item" in row else row.get("demonstration", row.get("completion"))
+    return found if isinstance(found, str) else None
 def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
     """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
 
@@ -153,7 +177,7 @@ def nonempty(rows: list[Row], data: str) -> list[Row]:
 def place_of(prompt: Any, data: str) -> str:
     """"file:line" of a prompt in `data`, read again for an error message; of the embedded world the prompt itself."""
     if not is_world(data):
-        for where, row in read_rows(data, on_bad_row="skip"):
+        for where, row in _rows(data, BadRows("skip")):
             if row.get("prompt") == prompt:
                 return where
     return f"{data}: {str(prompt)[:60]!r}"
@@ -169,8 +193,25 @@ def _policy(bad: BadRows) -> Any:
 
 
 def _rows(data: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    if is_function(data):
+        yield from _called(data)
+        return
     faults: list[str] = []
     yield from _reporting(read_rows(data, _policy(bad), faults), faults, bad)
+
+
+def _called(data: str) -> Iterator[tuple[str, Row]]:
+    """The rows that a function gives; DataError where it raises or gives something else."""
+    found, n = load_function(data), 0
+    try:
+        for n, row in enumerate(found(), 1):
+            if not isinstance(row, dict):
+                raise DataError(f"a {type(row).__name__}; expected a dictionary")
+            yield f"{data}: row {n}", row
+    except DataError as error:
+        raise DataError(f"{data}: row {n}: {error}") from None
+    except Exception as error:  # of the user's function, which may do anything
+        raise DataError(f"{data}: {type(error).__name__} after {n} rows: {error}") from error
 
 
 def _reporting(items: Iterator[Any], faults: list[str], bad: BadRows) -> Iterator[Any]:
