@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.engine.compiled import Decode
 from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys
 from tutelage.engine.rows import Finished, Request, Rows, Rules
@@ -131,9 +132,11 @@ class Scheduler:
     """
 
     def __init__(
-        self, model: Any, rules: Rules, token_bytes: int, budget: int, max_rows: int = 256, max_tokens: int = 2048
-    ) -> None:
+        self, model: Any, rules: Rules, token_bytes: int, budget: int, max_rows: int = 256, max_tokens: int = 2048,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.rules, self.max_rows, self.max_tokens = model, rules, max_rows, max_tokens
+        self.decode = Decode(model, compiled)
         self.capacity = budget // max(1, token_bytes)
         """Tokens that the budget holds."""
         self.used = 0
@@ -298,7 +301,8 @@ class Scheduler:
             )
             for session, node, index in self._shared_parts(cohorts)
         ]  # fmt: skip
-        logits = self._forward(ids, positions, Plan(blocks, more, keepers), None)
+        with using(self.model, Plan(blocks, more, keepers)):
+            logits = self.decode(ids, positions)[0].float()
         at = 0
         for cohort in cohorts:
             count = len(cohort.rows)
@@ -333,14 +337,13 @@ class Scheduler:
             self._parts = [(s, n, torch.tensor(rows, device=device)) for s, n, rows in found.values()]
         return self._parts
 
-    def _forward(self, ids: Tensor, positions: Tensor, plan: Plan, wanted: Tensor | None) -> Tensor:
-        """float32 logits [M, V] at the wanted places (None: all)."""
-        more = {} if wanted is None else {"logits_to_keep": wanted}
+    def _forward(self, ids: Tensor, positions: Tensor, plan: Plan, wanted: Tensor) -> Tensor:
+        """float32 logits [M, V] at the wanted places."""
         with using(self.model, plan):
             logits = call(
-                self.model, input_ids=ids[None], position_ids=positions[None], use_cache=False, **more
+                self.model, input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=wanted
             ).logits[0]  # fmt: skip
-        if wanted is not None and logits.shape[0] != len(wanted):  # a family that gives the logits of all
+        if logits.shape[0] != len(wanted):  # a family that gives the logits of all
             logits = logits[wanted]
         return logits.float()
 

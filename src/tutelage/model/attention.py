@@ -295,6 +295,11 @@ def attend(
 
     Raises Unsupported, naming it, when a layer passes something that a plan cannot honour.
     """
+    if torch.compiler.is_compiling():  # only forwards under a plan are compiled (engine/compiled.py)
+        _refuse(module, query, kwargs)
+        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        out = torch.ops.tutelage.attend(query, key, value, module.layer_idx, scale, sliding_window, softcap, s_aux)
+        return out, None
     plan = _CURRENT.plan
     if plan is None:
         extra: dict[str, Any] = {k: v for k, v in (("softcap", softcap), ("s_aux", s_aux)) if v is not None}
@@ -303,19 +308,51 @@ def attend(
             **extra, **kwargs,
         )  # fmt: skip
         return out, None
+    _refuse(module, query, kwargs)
+    how = How(query.shape[-1] ** -0.5 if scaling is None else float(scaling), sliding_window, softcap)
+    return _run(plan, query, key, value, module.layer_idx, how, s_aux), None
+
+
+def _refuse(module: Any, query: Tensor, kwargs: dict[str, Any]) -> None:
     if odd := sorted(k for k, v in kwargs.items() if v is not None and k not in _HARMLESS):
         raise Unsupported(f"{type(module).__name__} passes {', '.join(odd)} to its attention")
     if query.shape[0] != 1:
         raise Unsupported(f"{type(module).__name__} reshapes the batch")
+
+
+def _run(plan: Plan, query: Tensor, key: Tensor, value: Tensor, layer: int, how: How, sinks: Tensor | None) -> Tensor:
     _CURRENT.calls += 1
-    how = How(query.shape[-1] ** -0.5 if scaling is None else float(scaling), sliding_window, softcap)
-    out = plan.run(module.layer_idx, query[0], key[0], value[0], how, s_aux)
-    return out[None], None
+    return plan.run(layer, query[0], key[0], value[0], how, sinks)[None]
+
+
+def _attend_op(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int | None, softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The plug-in as one opaque operator of a compiled forward: the plan is this thread's current one."""
+    assert _CURRENT.plan is not None
+    return _run(_CURRENT.plan, query, key, value, layer, How(scale, window, softcap), sinks).contiguous()
+
+
+_LIBRARY = torch.library.Library("tutelage", "DEF")
+_LIBRARY.define(
+    "attend(Tensor q, Tensor k, Tensor v, int layer, float scale, int? window, float? softcap, Tensor? sinks) -> Tensor"
+)
+# no autograd key: plans are for inference, and torch.library.custom_op would cost 30 microseconds a call for one
+_LIBRARY.impl("attend", _attend_op, "CPU")
+_LIBRARY.impl("attend", _attend_op, "CUDA")
+
+
+@torch.library.register_fake("tutelage::attend")
+def _attend_shape(query: Tensor, key: Tensor, value: Tensor, *more: Any) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """No mask under a plan, else sdpa's (a name without a mask function would lose padding silently)."""
-    return None if _CURRENT.plan is not None else sdpa_mask(*args, **kwargs)
+    if torch.compiler.is_compiling() or _CURRENT.plan is not None:
+        return None
+    return sdpa_mask(*args, **kwargs)
 
 
 AttentionInterface.register(NAME, attend)
