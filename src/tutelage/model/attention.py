@@ -5,7 +5,8 @@ What each of them attends to is a `Plan`: its own span first, then any number of
 share, kept keys of an earlier forward). Each part is one attention call with its log-sum-exp, and the parts of a token
 are merged by it, which is exact: softmax over a union is the lse-weighted mean of the softmaxes over its pieces.
 
-Inference only: the CPU kernel's log-sum-exp has no gradient. Without a plan the function is transformers' own sdpa.
+The CPU kernel's log-sum-exp has no gradient, so parts are merged in inference alone; in training a plan holds own spans
+only (`packed`: documents one behind another, no padding). Without a plan the function is transformers' own sdpa.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -122,7 +124,10 @@ class Block:
             query = flat.view(flat.shape[0], groups, length, flat.shape[2]).transpose(0, 1)
         keys, values = self.keys.get(layer, key, value)
         bias, blind, causal = self._masks(how.window, query)
-        out, lse = attention_with_lse(query, keys, values, bias, causal, how.scale, how.softcap)
+        if torch.is_grad_enabled() and query.requires_grad:
+            out, lse = _trainable(query, keys, values, bias, causal, how)
+        else:
+            out, lse = attention_with_lse(query, keys, values, bias, causal, how.scale, how.softcap)
         if blind is not None:  # a row that sees no key: the kernels return lse 0 there, not -inf
             lse = lse.masked_fill(blind, -math.inf)
         groups, heads, length = lse.shape
@@ -168,6 +173,8 @@ class How:
     scale: float
     window: int | None = None
     softcap: float | None = None
+    dropout: float = 0.0
+    sinks: bool = False
 
 
 @dataclass
@@ -181,6 +188,7 @@ class Plan:
     own: Sequence[Block]
     more: Sequence[Block] = ()
     keepers: Sequence[Any] = ()
+    _back: Tensor | None = None
 
     def run(self, layer: int, query_HND: Tensor, key: Tensor, value: Tensor, how: How, sinks: Any) -> Tensor:
         """Attention output [N, H, dv]."""
@@ -196,6 +204,8 @@ class Plan:
         return out.to(query_HND.dtype)
 
     def _own(self, layer: int, query_HND: Tensor, key: Tensor, value: Tensor, how: How) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() and query_HND.requires_grad:
+            return self._trained(layer, query_HND, key, value, how)
         count = query_HND.shape[1]
         first = self.own[0]
         if len(self.own) == 1 and isinstance(first.queries, slice):
@@ -208,6 +218,19 @@ class Plan:
             to = block.targets()
             part, weight = block.run(layer, query_HND, key, value, how)
             out[to], lse[to] = part.float(), weight.float()
+        return out, lse
+
+    def _trained(self, layer: int, query_HND: Tensor, key: Tensor, value: Tensor, how: How) -> tuple[Tensor, Tensor]:
+        """Own spans alone, with gradients: concatenated and put in order, nothing written in place."""
+        if self.more:
+            raise Unsupported("a plan with shared parts has no gradient")
+        if len(self.own) == 1 and isinstance(self.own[0].queries, slice):
+            return self.own[0].run(layer, query_HND, key, value, how)
+        if self._back is None:
+            places = torch.arange(query_HND.shape[1], device=query_HND.device)
+            self._back = torch.cat([places[block.targets()] for block in self.own]).argsort()
+        found = [block.run(layer, query_HND, key, value, how) for block in self.own]
+        out, lse = (torch.cat(x).index_select(0, self._back) for x in zip(*found))
         return out, lse
 
 
@@ -245,6 +268,20 @@ def attention_with_lse(
     return _by_matmul(query, key, value, bias, causal, scale, softcap)
 
 
+def _trainable(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, how: How
+) -> tuple[Tensor, Tensor]:
+    """As attention_with_lse with gradients and dropout; the log-sum-exp is real only where a layer has sinks."""
+    if how.softcap is None and not how.sinks:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, bias, how.dropout, causal, scale=how.scale, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        return out, query.new_zeros(query.shape[:3])
+    if how.dropout:
+        raise Unsupported("attention dropout beside softcap or sinks")
+    return _by_matmul(query, key, value, bias, causal, how.scale, how.softcap)
+
+
 def _by_matmul(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -262,6 +299,33 @@ def _by_matmul(
     lse = scores.logsumexp(-1)
     weights = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0.0)[..., None])
     return torch.matmul(weights, value), lse
+
+
+def packed(lengths: Sequence[int], device: torch.device | None = None) -> Plan:
+    """Documents of the given lengths one behind another in one row [1, sum], none seeing another; for training too.
+
+    Documents of like length share one call, padded to the longest of them inside attention alone.
+    """
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    groups: list[list[int]] = []
+    for i in order:
+        first = lengths[groups[-1][0]] if groups else 0
+        if not groups or lengths[i] > max(1.25 * first, first + 8):
+            groups.append([])
+        groups[-1].append(i)
+    blocks = []
+    for group in groups:
+        sizes = np.array([lengths[i] for i in group])
+        place = np.arange(sizes.max())
+        real = place < sizes[:, None]
+        numbers = torch.from_numpy(np.where(real, begins[group][:, None] + place, 0)).to(device)
+        rows = None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
+        where = torch.from_numpy(np.broadcast_to(place, real.shape).copy()).to(device)
+        blocks.append(
+            Block(numbers, NewKeys(numbers), causal=True, rows=rows, query_positions=where, key_positions=where)
+        )
+    return Plan(blocks)
 
 
 class _Current(threading.local):
@@ -309,7 +373,8 @@ def attend(
         )  # fmt: skip
         return out, None
     _refuse(module, query, kwargs)
-    how = How(query.shape[-1] ** -0.5 if scaling is None else float(scaling), sliding_window, softcap)
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    how = How(scale, sliding_window, softcap, dropout, s_aux is not None)
     return _run(plan, query, key, value, module.layer_idx, how, s_aux), None
 
 
