@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tutelage.core.atomic import write_folder
 from tutelage.core.errors import ConfigError, DataError, TutelageError
+from tutelage.model.kinds import AUTO, WORDS, stored_kind
 from tutelage.model.presets import PRESETS, build_config
 from tutelage.text.chat import turn_end_id
 
@@ -141,11 +142,13 @@ def load_model(
     tokenizer: Tokenizer | None = None,
     dtype: str | torch.dtype = "auto",
     attn_implementation: str | None = "eager",
+    any_kind: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """The causal LM and tokenizer of a local folder, a run directory (its ``model/``) or a hub id.
 
     Given a ``tokenizer``, the embeddings are resized to it. ``attn_implementation="eager"`` is the quickest for the
-    short sequences that are trained on a CPU. Raises DataError when nothing loadable is there.
+    short sequences that are trained on a CPU. ``any_kind``: masked LMs and encoder-decoders are loaded too, else they
+    are refused. Raises DataError when nothing loadable is there.
     """
     name = str(path_or_id)
     if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
@@ -157,7 +160,10 @@ def load_model(
     if tokenizer is None:
         tokenizer = load_tokenizer(source)
     with reading(name, folder, "a causal language model"):
-        model = AutoModelForCausalLM.from_pretrained(
+        kind = stored_kind(source)
+        if kind != "causal" and not any_kind:
+            raise DataError(f"{name!r} holds {WORDS[kind]}; a causal language model is needed here")
+        model = AUTO[kind].from_pretrained(
             source, dtype=resolve_dtype(dtype) or "auto", attn_implementation=attn_implementation
         )
     resize_for(model, tokenizer)
