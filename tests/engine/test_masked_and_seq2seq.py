@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -16,7 +15,6 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     LlamaConfig,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     T5Config,
 )
@@ -25,28 +23,11 @@ from tutelage.core.errors import DataError
 from tutelage.engine import LocalEngine, SamplingParams, load
 from tutelage.model.hub import load_model
 
-TEXT = ["the cat sat on the mat and the dog ran away", "do you like tea? yes, I like it very much", "one two"] * 9
-SPECIAL = ["<pad>", "<s>", "</s>", "<mask>"]
 PAIRS = [
     ("the cat sat", " on the mat"), ("the cat sat ", "on a dog"), ("do you like tea?", " yes"), ("", "one two"),
     ("one", ""), ([5, 9, 11], [20, 21, 22, 23]), ("the cat sat", " away"),
 ]  # fmt: skip
 PROMPTS = ["the cat", "do you like tea? yes", "one", "the dog ran away and the dog"]
-
-
-def make_tokenizer(template: str) -> PreTrainedTokenizerFast:
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    inner.train_from_iterator(TEXT, trainer)
-    inner.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", mask_token="<mask>"
-    )
 
 
 def sharpened(model: Any) -> Any:
@@ -80,12 +61,12 @@ def make_seq2seq(family: str) -> Any:
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
-def masked(request: pytest.FixtureRequest) -> LocalEngine:
+def masked(request: pytest.FixtureRequest, make_tokenizer: Any) -> LocalEngine:
     return LocalEngine(make_masked(request.param), make_tokenizer("<s> $A </s>"))
 
 
 @pytest.fixture(scope="module", params=["t5", "bart"])
-def seq2seq(request: pytest.FixtureRequest) -> LocalEngine:
+def seq2seq(request: pytest.FixtureRequest, make_tokenizer: Any) -> LocalEngine:
     template = {"t5": "$A </s>", "bart": "<s> $A </s>"}[request.param]
     return LocalEngine(make_seq2seq(request.param), make_tokenizer(template))
 
@@ -136,7 +117,7 @@ def test_masked_limits(masked: LocalEngine) -> None:
     )
 
 
-def test_a_tokenizer_without_mask_is_refused() -> None:
+def test_a_tokenizer_without_mask_is_refused(make_tokenizer: Any) -> None:
     tokenizer = make_tokenizer("<s> $A </s>")
     tokenizer.mask_token = None
     with pytest.raises(DataError, match="mask_token"):
@@ -221,7 +202,7 @@ def test_streaming_stops_and_bad_requests(seq2seq: LocalEngine) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "t5", "bart"])
-def test_folders_load_by_their_architecture(family: str, tmp_path: Any, caplog: Any) -> None:
+def test_folders_load_by_their_architecture(family: str, tmp_path: Any, caplog: Any, make_tokenizer: Any) -> None:
     model = make_masked(family) if family in ("bert", "roberta") else make_seq2seq(family)
     tokenizer = make_tokenizer("$A </s>" if family == "t5" else "<s> $A </s>")
     model.save_pretrained(tmp_path)

@@ -102,6 +102,20 @@ def _looks_local(name: str) -> bool:
     return bool(rest) and Path(owner).is_dir()
 
 
+def model_source(path_or_id: str | os.PathLike[str]) -> str:
+    """What ``from_pretrained`` takes: the folder of a model folder or run directory, else the hub id itself.
+
+    Raises DataError for a preset, and for a path that holds no model.
+    """
+    name = str(path_or_id)
+    if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
+        raise DataError(f"{name!r} is a preset, not trained weights; use create_model")
+    folder = find_model_dir(name)
+    if folder is None and _looks_local(name):
+        raise DataError(f"no model in {name!r}: neither it nor its model/ holds a config.json")
+    return str(folder or name)
+
+
 def load_tokenizer(path_or_id: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a model folder, a run directory (its ``tokenizer/`` or ``model/``) or a hub id.
 
@@ -151,12 +165,7 @@ def load_model(
     are refused. Raises DataError when nothing loadable is there.
     """
     name = str(path_or_id)
-    if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
-        raise DataError(f"{name!r} is a preset, not trained weights; use create_model")
-    folder = find_model_dir(name)
-    if folder is None and _looks_local(name):
-        raise DataError(f"no model in {name!r}: neither it nor its model/ holds a config.json")
-    source = str(folder or name)
+    source, folder = model_source(name), find_model_dir(name)
     if tokenizer is None:
         tokenizer = load_tokenizer(source)
     with reading(name, folder, "a causal language model"):
