@@ -181,6 +181,34 @@ def test_encoder_decoders_and_masked_models(tasks: Path, tmp_path: Path, make_to
         evaluate("tutelage", bert, tasks, "text", {})
 
 
+def test_thoughts_and_stop_strings(folder: Path, tasks: Path) -> None:
+    from tutelage.engine import SamplingParams, load
+
+    asked = {"until": ["</s>", "<pad>"], "max_gen_toks": 10}
+    texts = flat([s["resps"] for s in same(folder, tasks, "write", gen_kwargs=asked)["samples"]["tiny_write"]])
+    written = load(folder, device="cpu").generate(ROWS["write"][0]["question"], SamplingParams(10, temperature=0))[0]
+    letter = next(c for c in "".join(texts) if c.isalpha())
+    for end in (written.completions[0].tokens[3], letter):  # a token or a string
+        made = same(folder, tasks, "write", {"think_end_token": end}, gen_kwargs=asked)
+        assert flat([s["resps"] for s in made["samples"]["tiny_write"]]) != texts
+
+
+def test_chunks_and_the_response_cache(
+    folder: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tutelage.lm_eval.model as plugin
+
+    whole = evaluate("tutelage", folder, tasks, "choice text", {})
+    monkeypatch.setattr(plugin, "CHUNK", 3)
+    first = evaluate("tutelage", folder, tasks, "choice text", {}, use_cache=str(tmp_path / "cache"))
+    monkeypatch.setattr(plugin.EngineLM, "_loglikelihood_tokens", None)  # the second time nothing is computed
+    second = evaluate("tutelage", folder, tasks, "choice text", {}, use_cache=str(tmp_path / "cache"))
+    for made in (first, second):
+        for task, samples in whole["samples"].items():
+            ours = [x for s in made["samples"][task] for x in flat(s["resps"])]
+            assert ours == pytest.approx([x for s in samples for x in flat(s["resps"])], abs=1e-4)
+
+
 def test_bad_arguments_are_named(folder: Path, tasks: Path) -> None:
     from tutelage.core.errors import ConfigError, DataError
 
