@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,34 +12,6 @@ from torch import Tensor
 from tutelage.engine.cache import make_cache, select_rows
 from tutelage.engine.rows import Cancelled, Finished, Request, Rows, Rules
 from tutelage.model.forward import call, position_ids
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Within: evaluation mode; then as before."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
-
-
-@contextmanager
-def inference_attention(model: Any) -> Iterator[None]:
-    """Within: sdpa attention if the model runs eager (quicker without gradients); then as before."""
-    config = model.config
-    before = config._attn_implementation
-    swap = before == "eager" and getattr(model, "_supports_sdpa", False)
-    if swap:
-        config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        if swap:
-            config._attn_implementation = before
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -52,29 +23,70 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -
     return ids, mask
 
 
+class CausalBatch:
+    """Prompts after one left-padded prefill: ``logits`` [B, V] of the next token, and a cache to go on with."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int, pad: int, device: torch.device):
+        """steps: most tokens that will be sampled for a row."""
+        self.model = model
+        ids, self.mask = left_pad(prompts, pad, device)
+        self.cache = make_cache(model.config, ids.shape[1] + steps)
+        self.position = self.mask.sum(-1, keepdim=True)
+        self.logits = self._forward(ids, position_ids(self.mask))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat) the given rows (int64 indices)."""
+        select_rows(self.cache, rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
+
+    def step(self, last_B: Tensor) -> Tensor:
+        """Logits [B, V] (float32) after one more token a row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(self.mask.shape[0], 1)], dim=1)
+        logits = self._forward(last_B[:, None], self.position)
+        self.position = self.position + 1
+        return logits
+
+    def _forward(self, ids: Tensor, position: Tensor) -> Tensor:
+        out = call(
+            self.model,
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=position,
+            cache=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1].float()
+
+
 class BatchDecoder:
     """Decodes one batch of requests by transformers' own caches; rows of one prompt share its prefill."""
+
+    begin: Any = CausalBatch
+    """What prefills the prompts and takes steps."""
 
     def __init__(self, model: Any, pad: int, rules: Rules) -> None:
         self.model = model
         self.pad = pad
         self.rules = rules
 
+    def row(self, request: Request) -> Request:
+        """The request as the sampler sees it."""
+        return request
+
     def run(self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None = None) -> list[Finished]:
         """Decode groups of requests that share a prompt; results in the order of the flattened groups."""
-        requests = [request for group in groups for request in group]
-        ids, mask = left_pad([group[0].prompt for group in groups], self.pad, self.rules.device)
+        requests = [self.row(request) for group in groups for request in group]
         steps = max(request.params.max_tokens for request in requests)
         results: list[Finished | None] = [None] * len(requests)
         if steps == 0:
             return [Finished([], [], "length", [] if r.params.logprobs else None) for r in requests]
-        cache = make_cache(self.model.config, ids.shape[1] + steps)
-        logits = self._forward(ids, mask, position_ids(mask), cache)
-        position = mask.sum(-1, keepdim=True)
+        batch = self.begin(self.model, [group[0].prompt for group in groups], steps, self.pad, self.rules.device)
+        logits = batch.logits
         if len(requests) != len(groups):
             repeat = torch.tensor([i for i, g in enumerate(groups) for _ in g], device=self.rules.device)
-            select_rows(cache, repeat)
-            logits, mask, position = logits[repeat], mask[repeat], position[repeat]
+            batch.select(repeat)
+            logits = logits[repeat]
         rows = Rows(self.rules)
         rows.join(requests, logits.shape[-1])
         numbers = list(range(len(requests)))
@@ -90,12 +102,8 @@ class BatchDecoder:
                 keep = [i for i in range(len(rows)) if i not in done]
                 rows.select(keep)
                 numbers = [numbers[i] for i in keep]
-                index = torch.tensor(keep, device=self.rules.device)
-                select_rows(cache, index)
-                mask, position = mask[index], position[index]
-            mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-            logits = self._forward(rows.last[:, None], mask, position, cache)
-            position = position + 1
+                batch.select(torch.tensor(keep, device=self.rules.device))
+            logits = batch.step(rows.last)
         self._collect(rows, range(len(rows)), numbers, results)
         return results  # type: ignore[return-value]
 
@@ -103,15 +111,3 @@ class BatchDecoder:
     def _collect(rows: Rows, done: Sequence[int], numbers: Sequence[int], results: list[Finished | None]) -> None:
         for i, result in zip(done, rows.results(list(done))):
             results[numbers[i]] = result
-
-    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
-        out = call(
-            self.model,
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            cache=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1].float()

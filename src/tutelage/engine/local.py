@@ -14,12 +14,18 @@ from typing import Any
 import torch
 
 from tutelage.core.errors import DataError
-from tutelage.engine.decode import BatchDecoder, evaluating, inference_attention
+from tutelage.engine.decode import BatchDecoder
+from tutelage.engine.masked import NO_GENERATION, score_masked
 from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
 from tutelage.engine.rows import Cancelled, Finished, Request, Rules
 from tutelage.engine.sampling import derive_seed
-from tutelage.engine.scheduler import Scheduler, Session
+from tutelage.engine.scheduler import Scheduler
+from tutelage.engine.score import score_pairs
+from tutelage.engine.seq2seq import Seq2SeqDecoder, score_answers
+from tutelage.engine.session import Session
 from tutelage.engine.support import Support, support
+from tutelage.model.forward import evaluating, inference_attention
+from tutelage.model.kinds import WORDS, Kind, model_kind
 from tutelage.text.chat import encode_prompt, turn_end_id
 
 
@@ -31,6 +37,7 @@ class LocalEngine:
     forwards under bfloat16 autocast (logits stay float32). Models that cannot share prefixes (see support.py) run in
     static batches of at most ``max_batch_tokens`` tokens (rows times longest prompt and completion).
 
+    Encoder-decoders take prompts and contexts in the encoder (seq2seq.py); masked LMs only score (masked.py).
     ``compiled``: decode through torch.compile (see compiled.py): the first step costs seconds, one stream is then
     quicker.
 
@@ -64,6 +71,11 @@ class LocalEngine:
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
+
+    @functools.cached_property
+    def kind(self) -> Kind:
+        """"causal", "masked" or "seq2seq"."""
+        return model_kind(self.model)
 
     @property
     def context_length(self) -> int:
@@ -104,6 +116,8 @@ class LocalEngine:
     ) -> list[Output]:
         """One Output a prompt, in order. A request that cannot be served has ``error`` set; the others go on."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if self.kind == "masked":
+            raise DataError(NO_GENERATION)
         each = _each(params, len(prompts))
         turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if _is_chat(prompt)}
         each = [turns[id(p)] if _is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
@@ -166,17 +180,19 @@ class LocalEngine:
         """Log-probability of each continuation given its context (each a str or token ids), in order.
 
         Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
-        padded size of one forward. An empty context starts at the bos token (else eos).
+        padded size of one forward. An empty context starts at the bos token (else eos). Encoder-decoders encode the two
+        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``).
         """
-        from tutelage.engine.score import score_pairs
-
-        return score_pairs(self, pairs, max_tokens)
+        by_kind = {"causal": score_pairs, "masked": score_masked, "seq2seq": score_answers}
+        return by_kind[self.kind](self, pairs, max_tokens)
 
     def _refusal(self, ids: Sequence[int], params: SamplingParams) -> str | None:
+        if self.kind == "masked":
+            return NO_GENERATION
         if not ids:
             return "the prompt is empty"
         limit = self.context_length
-        if len(ids) + min(params.max_tokens, 1) > limit:
+        if self._room(ids) < min(params.max_tokens, 1) or len(ids) > limit:
             return f"the prompt has {len(ids)} tokens and the model's context is {limit}"
         vocab = self.model.get_input_embeddings().num_embeddings
         if min(ids) < 0 or max(ids) >= vocab:
@@ -184,9 +200,15 @@ class LocalEngine:
         named = (*params.banned_tokens, *params.stop_tokens, *(params.logit_bias or {}))
         if any(not 0 <= token < vocab for token in named):
             return f"banned_tokens, stop_tokens or logit_bias name ids outside 0..{vocab - 1}"
+        if params.prompt_logprobs is not None and self.kind == "seq2seq":
+            return "an encoder-decoder gives its prompt no log-probs; leave prompt_logprobs out"
         if self.support.plans:
-            return self._scheduler.never_fits(len(ids), params.n, min(params.max_tokens, limit - len(ids)))
+            return self._scheduler.never_fits(len(ids), params.n, min(params.max_tokens, self._room(ids)))
         return None
+
+    def _room(self, ids: Sequence[int]) -> int:
+        """Most new tokens after a prompt. A decoder of its own begins with one token, whatever the prompt."""
+        return self.context_length - (1 if self.kind == "seq2seq" else len(ids))
 
     def _groups(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], seeds: Sequence[int]
@@ -195,7 +217,7 @@ class LocalEngine:
         groups = []
         fitted: dict[tuple[int, int], SamplingParams] = {}
         for ids, wanted, seed in zip(prompts, params, seeds, strict=True):
-            room = self.context_length - len(ids)
+            room = self._room(ids)
             # rows keep sharing one object, which the sampler then reads only once
             key = (id(wanted), min(room, wanted.max_tokens))
             if key not in fitted:
@@ -216,6 +238,8 @@ class LocalEngine:
                 return self._static(groups, cancelled)
             session = Session(groups, cancelled, self.on_done)
             self._scheduler.run(session)
+        if session.error is not None:
+            raise session.error
         if session.left:
             raise Cancelled
         return session.results  # type: ignore[return-value]
@@ -223,6 +247,8 @@ class LocalEngine:
     @functools.cached_property
     def support(self) -> Support:
         """Whether the model follows attention plans, and what its keys and values take."""
+        if self.kind != "causal":  # nothing was expected, so nothing is tried or logged
+            return Support(False, f"it is {WORDS[self.kind]}")
         with self.autocast():
             return support(self.model)
 
@@ -240,7 +266,8 @@ class LocalEngine:
     ) -> list[list[Finished]]:
         """Batches of at most ``max_rows`` rows, prompts of like length together."""
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
-        decoder = BatchDecoder(self.model, pad, self._rules)
+        made = Seq2SeqDecoder if self.kind == "seq2seq" else BatchDecoder
+        decoder = made(self.model, pad, self._rules)
         order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
         done: list[list[Finished]] = [[] for _ in groups]
         with self._lock, inference_attention(self.model):
@@ -270,8 +297,11 @@ class LocalEngine:
 
     def complete(self, request: Request, cancelled: threading.Event | None = None) -> Completion:
         """One completion of one request; Cancelled if the event is set before it has ended."""
-        request = replace(request, params=self._fit(request.params, self.context_length - len(request.prompt)))
-        return self._completion(request, self.decode([[request]], cancelled)[0][0])
+        request = replace(request, params=self._fit(request.params, self._room(request.prompt)))
+        finished = self.decode([[request]], cancelled)[0][0]
+        if finished.error is not None:
+            raise finished.error
+        return self._completion(request, finished)
 
     def autocast(self) -> Any:
         """The bfloat16 autocast context if the engine was asked for it."""
@@ -289,7 +319,7 @@ class LocalEngine:
         """Text of completion tokens as it continues the prompt's text: a blank between the two is kept."""
         if self.tokenizer is None:
             return ""
-        if self._strips and prompt:
+        if self._strips and prompt and self.kind != "seq2seq":  # its answer is a text of its own
             tail = list(prompt[-2:])
             before, both = self.text_of(tail), self.text_of([*tail, *tokens])
             if before and both.startswith(before):

@@ -19,15 +19,28 @@ class Pool:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
-    def reserve(self, rows: int, used: Tensor) -> None:
-        """Make room for `rows`; `used` [n] are the tokens of the rows that are there now, which are kept."""
-        if rows <= self.rows:
-            return
-        self.rows = max(rows, 2 * self.rows)
+    @property
+    def tokens(self) -> int:
+        """Tokens there is room for: what the pool takes of the budget."""
+        return self.rows * self.capacity
+
+    def reserve(self, rows: int, used: Tensor, spare: int) -> None:
+        """Make room for `rows`, and twice as many as before where `spare` further tokens allow it; `used` [n] are the
+        tokens of the rows that are there now, which are kept."""
+        if rows > self.rows:
+            self._resize(max(rows, min(2 * self.rows, rows + spare // self.capacity)), used)
+
+    def trim(self, rows: int, used: Tensor) -> None:
+        """Give memory back where no more than a quarter of the rows is in use."""
+        if 0 < rows <= self.rows // 4:
+            self._resize(2 * rows, used)
+
+    def _resize(self, rows: int, used: Tensor) -> None:
         live, filled = len(used), int(used.max()) if len(used) else 0
+        self.rows = rows
         for table in (self.keys, self.values):
             for layer, old in table.items():
-                new = old.new_zeros(self.rows, *old.shape[1:])
+                new = old.new_zeros(rows, *old.shape[1:])
                 new[:live, :, :filled] = old[:live, :, :filled]
                 table[layer] = new
 

@@ -28,7 +28,8 @@ class Request:
     params: SamplingParams
     seed: int
     on_token: Callable[[int], None] | None = None
-    """Called with every token as it is sampled."""
+    """Called with every token as it is sampled. Where it raises, this row alone ends, with that `error`."""
+    error: Exception | None = None
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Finished:
     logprobs: list[float]
     reason: str
     top: list[dict[int, float]] | None = None
+    error: Exception | None = None
 
 
 @dataclass
@@ -153,12 +155,18 @@ class Rows:
         reason = torch.where(torch.isin(tokens, self._ends), EOS, reason)
         self.reason[part] = torch.where(live, reason, self.reason[part])
         if self._callbacks:
-            for i, (token, lives) in enumerate(zip(tokens.tolist(), live.tolist()), start):
-                callback = self.requests[i].on_token
-                if callback is not None and lives:
-                    callback(token)
+            self._tell(tokens.tolist(), live.tolist(), start)
         if self._has_strings:
             self._strings(start)
+
+    def _tell(self, tokens: Sequence[int], live: Sequence[bool], start: int) -> None:
+        for i, (token, lives) in enumerate(zip(tokens, live), start):
+            request = self.requests[i]
+            if request.on_token is not None and lives:
+                try:
+                    request.on_token(token)
+                except Exception as problem:  # the other rows of the batch are not to suffer
+                    request.error, self.reason[i] = problem, STOP
 
     def _strings(self, start: int) -> None:
         made, reasons = self.made.tolist(), self.reason.tolist()
@@ -190,7 +198,7 @@ class Rows:
         return [
             Finished(
                 tokens[:made], logprobs[:made], REASONS[reason],
-                self.top[i] if self.requests[i].params.logprobs else None,
+                self.top[i] if self.requests[i].params.logprobs else None, self.requests[i].error,
             )
             for i, tokens, logprobs, made, reason in columns
         ]  # fmt: skip

@@ -2,14 +2,13 @@
 
 A session is one call's prompts in a trie. Its rows are admitted in the trie's order as the memory budget allows, so
 that rows with a common beginning run together; shared nodes keep their keys as long as a row needs them. Several
-threads may run sessions at once: each drives steps, and every step advances the rows of all.
+threads may run sessions at once: one of them drives, and every step advances the rows of all.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,109 +18,11 @@ from torch import Tensor
 from tutelage.engine.compiled import Decode
 from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys
-from tutelage.engine.rows import Finished, Request, Rows, Rules
-from tutelage.engine.trie import Node, Trie
-from tutelage.model.attention import Block, Plan, StoredKeys, using
+from tutelage.engine.rows import Rows, Rules
+from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
+from tutelage.engine.trie import Node
+from tutelage.model.attention import Block, Plan, using
 from tutelage.model.forward import call
-
-SHARE = 16
-"""Fewest tokens for which a common beginning is kept apart rather than copied into every row."""
-
-
-@dataclass(eq=False)
-class Group:
-    """One prompt and the rows (n samples) that continue it."""
-
-    number: int
-    requests: Sequence[Request]
-    leaf: Node
-    own: int = 0
-    """Depth from which on the prompt is in the rows' own buffers; what is above is shared."""
-
-    @property
-    def most(self) -> int:
-        """Tokens of a row's own buffer at most: the last sampled token is never fed."""
-        return self.leaf.stop - self.own + max(max(r.params.max_tokens for r in self.requests) - 1, 0)
-
-
-class Session:
-    """The prompts of one call: groups in the trie's order, the shared nodes' keys, and the results."""
-
-    def __init__(
-        self,
-        groups: Sequence[Sequence[Request]],
-        cancelled: threading.Event | None = None,
-        on_done: Callable[[int], object] | None = None,
-    ) -> None:
-        """cancelled: set by whoever does not want the results any more; on_done(1): a group has ended."""
-        self.on_done = on_done
-        self.results: list[list[Finished | None]] = [[None] * len(g) for g in groups]
-        self.left = sum(map(len, groups))
-        self.cancelled = cancelled or threading.Event()
-        self.stored: dict[int, StoredKeys] = {}
-        self.ends: dict[int, Tensor] = {}
-        """Logits [V] after a kept node at which a prompt ends."""
-        self.users: dict[int, int] = {}
-        """Rows that still need a kept node."""
-        if not groups:
-            self.pending: list[Group] = []
-            return
-        self.trie = Trie([np.asarray(g[0].prompt, dtype=np.int64) for g in groups])
-        made = [Group(i, g, leaf) for i, (g, leaf) in enumerate(zip(groups, self.trie.leaf))]
-        below = [0] * len(self.trie.nodes)
-        for group in made:
-            below[group.leaf.order] += len(group.requests)
-        self.shared = [False] * len(self.trie.nodes)
-        for node in reversed(self.trie.nodes):
-            below[node.order] += sum(below[child.order] for child in node.children)
-            long = node.length >= SHARE or any(self.shared[child.order] for child in node.children)
-            self.shared[node.order] = below[node.order] >= 2 and long
-        for group in made:
-            for node in self.chain(group):
-                group.own = node.stop
-                self.users[node.order] = self.users.get(node.order, 0) + len(group.requests)
-        self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
-
-    def keeps(self, node: Node) -> bool:
-        """Whether the node's keys are kept for the rows below it."""
-        return self.shared[node.order]
-
-    def chain(self, group: Group) -> list[Node]:
-        """The shared nodes above a group's own tokens, from the top."""
-        return [node for node in group.leaf.path() if self.shared[node.order]]
-
-    def release(self, group: Group, rows: int = 1) -> int:
-        """Rows of the group are done: drop the keys that nobody needs any more; returns their tokens."""
-        freed = 0
-        for node in self.chain(group):
-            self.users[node.order] -= rows
-            if not self.users[node.order]:
-                self.ends.pop(node.order, None)
-                if self.stored.pop(node.order, None) is not None:
-                    freed += node.length
-        return freed
-
-
-@dataclass(eq=False)
-class Seat:
-    """Where a row belongs."""
-
-    session: Session
-    group: Group
-    sample: int
-
-
-@dataclass(eq=False)
-class Cohort:
-    """Rows whose own tokens fit one capacity. own [n]: tokens in the pool; base [n]: position of the first of them."""
-
-    pool: Pool
-    rows: Rows
-    seats: list[Seat] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.own = torch.zeros(0, dtype=torch.int64, device=self.rows.rules.device)
-        self.base = self.own.clone()
 
 
 class Scheduler:
@@ -137,40 +38,67 @@ class Scheduler:
     ) -> None:  # fmt: skip
         self.model, self.rules, self.max_rows, self.max_tokens = model, rules, max_rows, max_tokens
         self.decode = Decode(model, compiled)
+        self.token_bytes = token_bytes
         self.capacity = budget // max(1, token_bytes)
         """Tokens that the budget holds."""
-        self.used = 0
         self.sessions: list[Session] = []
         self.cohorts: dict[int, Cohort] = {}
-        self._lock = threading.Lock()
+        self._gate = threading.Lock()
+        self._incoming: list[Session] = []
+        self._driven = False
         self._parts: list[tuple[Session, Node, Tensor]] | None = None
 
     def never_fits(self, prompt: int, n: int, new: int) -> str | None:
         """Why n samples of `new` tokens after a prompt of `prompt` can never be decoded, or None."""
-        need = prompt + n * (new + (0 if n > 1 and prompt >= SHARE else prompt))
+        new = max(new - 1, 0)  # the last token is never fed
+        need = prompt + new if n == 1 else min(prompt, SHARE - 1) * n + prompt + n * new
         if need <= self.capacity:
             return None
         return (
-            f"the request needs keys and values of {need} tokens ({prompt} of the prompt, {n} x {new} new), "
-            f"and the budget holds {self.capacity}"
+            f"the request needs keys and values of {need} tokens ({prompt} of the prompt, {n} x {new} new; "
+            f"{need * self.token_bytes} bytes), and the budget holds {self.capacity} "
+            f"({self.capacity * self.token_bytes} bytes): raise kv_bytes, or ask for fewer or shorter samples"
         )
 
+    # driving
+
     def run(self, session: Session) -> None:
-        """Step until every row of the session has ended. An error ends all sessions that run."""
-        with self._lock:
-            self.sessions.append(session)
-        while True:
-            with self._lock:
-                if session not in self.sessions:
+        """Return when the session is over. One of the threads that wait here drives; its error is every session's."""
+        with self._gate:
+            self._incoming.append(session)
+            mine, self._driven = not self._driven, True
+        if not mine:
+            session.turn.wait()
+            if session not in self.sessions:  # settled by another thread
+                return
+        try:
+            while True:
+                with self._gate:
+                    self.sessions += self._incoming
+                    self._incoming = []
+                self._settle()
+                if session.over:
                     return
-                if not session.left or session.cancelled.is_set():
-                    self._drop(session)
-                    return
-                try:
-                    self.step()
-                except BaseException:
-                    self._clear()
-                    raise
+                self.step()
+        except BaseException as problem:
+            self._fail(problem)
+            raise
+        finally:
+            self._hand_over(session)
+
+    def _settle(self) -> None:
+        """Let go of the sessions that are over."""
+        for session in [s for s in self.sessions if s.over]:
+            self._drop(session)
+            session.turn.set()
+
+    def _hand_over(self, session: Session) -> None:
+        with self._gate:
+            self.sessions += self._incoming
+            self._incoming = []
+            self._driven = bool(self.sessions)
+            if self.sessions:
+                self.sessions[0].turn.set()
 
     def step(self) -> None:
         """Admit what fits, then one token for every row."""
@@ -182,35 +110,63 @@ class Scheduler:
 
     # admission
 
-    def _admit(self) -> list[tuple[Session, Group]]:
-        live = sum(len(c.rows) for c in self.cohorts.values())
-        out: list[tuple[Session, Group]] = []
-        tokens = 0
+    def used(self) -> int:
+        """Tokens of keys and values that are held: pools, free places included, and kept nodes."""
+        pools = sum(cohort.pool.tokens for cohort in self.cohorts.values())
+        return pools + sum(session.kept_tokens() for session in self.sessions)
+
+    def _size(self, session: Session, group: Group) -> int:
+        """Capacity of the pool that a group's rows go to: a power of two, or exact where that alone would not fit."""
+        size = 1 << max(5, (group.most - 1).bit_length())
+        shared = sum(node.length for node in session.chain(group))
+        return size if shared + len(group.requests) * size <= self.capacity else max(1, group.most)
+
+    def _admit(self) -> list[tuple[Session, Group, int]]:
+        """(session, group, pool capacity) of what joins now."""
+        out: list[tuple[Session, Group, int]] = []
+        if not any(session.pending for session in self.sessions):
+            return out
+        live, used, tokens = sum(len(c.rows) for c in self.cohorts.values()), self.used(), 0
+        free = {size: c.pool.rows - len(c.seats) for size, c in self.cohorts.items()}
         for session in self.sessions:
             fresh: set[int] = set()
             while session.pending:
                 group = session.pending[-1]
-                new = [n for n in session.chain(group) if n.order not in session.stored and n.order not in fresh]
-                need = len(group.requests) * group.most + sum(n.length for n in new)
-                full = live + len(group.requests) > self.max_rows or self.used + need > self.capacity
-                if full and (live or out):
-                    return out
+                rows, size = len(group.requests), self._size(session, group)
+                new = self._missing(session, group, fresh)
+                need = max(0, rows - free.get(size, 0)) * size + sum(n.length for n in new)
+                if live + rows > self.max_rows or used + need > self.capacity:
+                    if live:
+                        return out
+                    if used + need > self.capacity:  # kept keys that only pending rows want are in the way
+                        self._forget()
+                        new, used, free = self._missing(session, group, fresh), 0, {}
+                        need = rows * size + sum(n.length for n in new)
                 if out and tokens + group.leaf.stop > self.max_tokens:
                     return out
                 session.pending.pop()
                 fresh |= {n.order for n in new}
                 tokens += sum(n.length for n in new) + group.leaf.stop - group.own
-                self.used += need
-                live += len(group.requests)
-                out.append((session, group))
+                used, live = used + need, live + rows
+                free[size] = max(0, free.get(size, 0) - rows)
+                out.append((session, group, size))
         return out
+
+    @staticmethod
+    def _missing(session: Session, group: Group, fresh: set[int]) -> list[Node]:
+        """Shared nodes of the group that are neither kept nor about to be."""
+        return [n for n in session.chain(group) if n.order not in session.stored and n.order not in fresh]
+
+    def _forget(self) -> None:
+        for session in self.sessions:
+            session.forget()
 
     # prefill
 
-    def _prefill(self, admitted: Sequence[tuple[Session, Group]]) -> None:
-        for session in dict.fromkeys(s for s, _ in admitted):
-            groups = [g for s, g in admitted if s is session]
-            places = self._seat(session, groups)
+    def _prefill(self, admitted: Sequence[tuple[Session, Group, int]]) -> None:
+        for session in dict.fromkeys(s for s, _, _ in admitted):
+            groups = [g for s, g, _ in admitted if s is session]
+            places = self._seat(session, [(g, size) for s, g, size in admitted if s is session])
             first: dict[int, Tensor] = {}
             nodes = {n.order: n for g in groups for n in g.leaf.path() if n.order not in session.stored}
             walk = Walk(
@@ -222,18 +178,23 @@ class Scheduler:
             self._first_tokens(first, session)
         self._parts = None
 
-    def _seat(self, session: Session, groups: Sequence[Group]) -> dict[int, tuple[Cohort, int]]:
+    def _seat(self, session: Session, groups: Sequence[tuple[Group, int]]) -> dict[int, tuple[Cohort, int]]:
         """Give every row a place at the end of its cohort: group number -> (cohort, the place of its first row)."""
         places: dict[int, tuple[Cohort, int]] = {}
-        for group in groups:
-            size = 1 << max(5, (group.most - 1).bit_length())
+        for group, size in groups:
             if size not in self.cohorts:
                 self.cohorts[size] = Cohort(Pool(size), Rows(self.rules))
             cohort = self.cohorts[size]
             places[group.number] = (cohort, len(cohort.seats))
             cohort.seats += [Seat(session, group, i) for i in range(len(group.requests))]
+        kept = {n.order: n.length for group, _ in groups for n in session.chain(group) if n.order not in session.stored}
+        spare = self.capacity - self.used() - sum(kept.values())
         for cohort in {id(c): c for c, _ in places.values()}.values():
-            cohort.pool.reserve(len(cohort.seats), cohort.own)
+            spare -= max(0, len(cohort.seats) - cohort.pool.rows) * cohort.pool.capacity
+        for cohort in {id(c): c for c, _ in places.values()}.values():
+            least = max(cohort.pool.tokens, len(cohort.seats) * cohort.pool.capacity)
+            cohort.pool.reserve(len(cohort.seats), cohort.own, max(0, spare))
+            spare -= cohort.pool.tokens - least
         return places
 
     def _chunk(
@@ -356,30 +317,23 @@ class Scheduler:
             return
         for i, result in zip(done, cohort.rows.results(done)):
             seat = cohort.seats[i]
-            seat.session.results[seat.group.number][seat.sample] = result
-            seat.session.left -= 1
-            if seat.session.on_done and None not in seat.session.results[seat.group.number]:
-                seat.session.on_done(1)
+            session = seat.session
+            session.results[seat.group.number][seat.sample] = result
+            session.left -= 1
+            if session.on_done and None not in session.results[seat.group.number]:
+                try:
+                    session.on_done(1)
+                except Exception as problem:  # not the other sessions' fault
+                    session.error = problem
         self._leave(cohort, done)
 
     def _leave(self, cohort: Cohort, done: Sequence[int]) -> None:
+        if not done:
+            return
         for i in done:
-            seat = cohort.seats[i]
-            self.used -= seat.group.most + seat.session.release(seat.group)
-        gone = set(done)
-        left = len(cohort.seats) - len(done)
-        movers = [i for i in range(left, len(cohort.seats)) if i not in gone]
-        holes = [i for i in done if i < left]
-        order = list(range(left))
-        for hole, mover in zip(holes, movers, strict=True):
-            order[hole] = mover
-        if movers:
-            cohort.pool.move(movers, holes, int(cohort.own[torch.tensor(movers)].max()))
-        cohort.rows.select(order)
-        cohort.seats = [cohort.seats[i] for i in order]
-        index = torch.tensor(order, dtype=torch.int64, device=self.rules.device)
-        cohort.own, cohort.base = cohort.own[index], cohort.base[index]
-        if not order:  # give the memory back
+            cohort.seats[i].session.release(cohort.seats[i].group)
+        cohort.leave(done)
+        if not cohort.seats:  # give the memory back
             del self.cohorts[cohort.pool.capacity]
         self._parts = None
 
@@ -389,10 +343,17 @@ class Scheduler:
         for cohort in list(self.cohorts.values()):
             self._leave(cohort, [i for i, seat in enumerate(cohort.seats) if seat.session is session])
         session.pending = []
+        session.forget()
 
-    def _clear(self) -> None:
-        """After an error nothing can be trusted: forget every row."""
-        self.sessions, self.cohorts, self.used, self._parts = [], {}, 0, None
+    def _fail(self, problem: BaseException) -> None:
+        """After an error nothing can be trusted: forget every row, and say so to every session."""
+        with self._gate:
+            sessions, self.sessions, self._incoming = [*self.sessions, *self._incoming], [], []
+        self.cohorts, self._parts = {}, None
+        for session in sessions:
+            session.forget()
+            session.error = session.error or problem
+            session.turn.set()
 
 
 def _spans(spans: Iterable[tuple[int, int, int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -71,6 +71,11 @@ class Session:
             below[node.order] += sum(below[child.order] for child in node.children)
             long = node.length >= SHARE or any(self.shared[child.order] for child in node.children)
             self.shared[node.order] = below[node.order] >= 2 and long
+        for group in made:  # samples of one prompt never copy SHARE or more of its tokens
+            kept = self.chain(group)
+            if len(group.requests) > 1 and group.leaf.stop - (kept[-1].stop if kept else 0) >= SHARE:
+                for node in group.leaf.path():
+                    self.shared[node.order] = True
         for group in made:
             for node in self.chain(group):
                 group.own = node.stop

@@ -25,6 +25,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tutelage.model.forward import attention_as
+
 NAME = "tutelage"
 """As `config._attn_implementation`. Names with "sdpa", "flash" or "flex" in them are dispatched specially."""
 
@@ -339,14 +341,11 @@ _CURRENT = _Current()
 @contextmanager
 def using(model: Any, plan: Plan) -> Iterator[_Current]:
     """Within: forwards of `model` in this thread follow the plan. The object given counts the attention calls."""
-    config = model.config
-    before = config._attn_implementation
     outer, _CURRENT.plan, _CURRENT.calls = _CURRENT.plan, plan, 0
-    config._attn_implementation = NAME
     try:
-        yield _CURRENT
+        with attention_as(model, NAME):
+            yield _CURRENT
     finally:
-        config._attn_implementation = before
         _CURRENT.plan = outer
 
 
