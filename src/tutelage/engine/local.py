@@ -200,6 +200,8 @@ class LocalEngine:
         named = (*params.banned_tokens, *params.stop_tokens, *(params.logit_bias or {}))
         if any(not 0 <= token < vocab for token in named):
             return f"banned_tokens, stop_tokens or logit_bias name ids outside 0..{vocab - 1}"
+        if len(set(params.banned_tokens)) == vocab:
+            return "banned_tokens names every token of the vocabulary"
         if params.prompt_logprobs is not None and self.kind == "seq2seq":
             return "an encoder-decoder gives its prompt no log-probs; leave prompt_logprobs out"
         if self.support.plans:

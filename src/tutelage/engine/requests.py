@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,12 +46,12 @@ class SamplingParams:
         object.__setattr__(self, "banned_tokens", tuple(self.banned_tokens))
         checks = (
             ("max_tokens", self.max_tokens >= 0, "at least 0"),
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "finite and at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "within 0 and 1"),
             ("n", self.n >= 1, "at least 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "finite and above 0"),
             ("stop", all(self.stop), "free of empty strings"),
         )
         for name, fine, expected in checks:

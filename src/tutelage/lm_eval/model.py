@@ -50,7 +50,7 @@ class EngineLM(HFLM):  # type: ignore[misc]
         precision = kwargs.get("mixed_precision_dtype")
         if precision not in (None, "bfloat16", torch.bfloat16):
             raise ConfigError(f"model_args: mixed_precision_dtype must be bfloat16 or left out, got {precision!r}")
-        limits = {name: int(kwargs.pop(name)) for name in ENGINE if name in kwargs}
+        limits: dict[str, Any] = {name: int(kwargs.pop(name)) for name in ENGINE if name in kwargs}
         if isinstance(pretrained, str):
             pretrained = model_source(pretrained)
         super().__init__(pretrained, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **kwargs)
