@@ -23,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
     """Plays the next act of the server's script, or else answers as a good server does."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Stage
 
     def log_message(self, *args: object) -> None:
@@ -242,7 +243,7 @@ def test_bad_prompts_are_refused_here(stage: Stage) -> None:
     assert [bool(o.error) for o in outputs] == [True] * 3 and "empty" in (outputs[0].error or "") and not stage.seen
     with pytest.raises(DataError, match="1 prompts but 2 SamplingParams"):
         quick(stage).generate(["a"], [SamplingParams()] * 2)
-    for address in ("ftp://x/v1", "http://", "x"):
+    for address in ("ftp://x/v1", "http://", "x", "http://[::1", "http://a:99999999/v1"):
         with pytest.raises(ConfigError, match="no http address"):
             RemoteEngine(address)
 

@@ -59,6 +59,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True
     server: Server
 
     def log_message(self, *args: object) -> None:

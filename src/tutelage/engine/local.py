@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from tutelage.core.errors import DataError
 from tutelage.engine.decode import BatchDecoder, evaluating, inference_attention
@@ -108,7 +109,7 @@ class LocalEngine:
             try:
                 ids = self.encode(prompt)
                 error = self._refusal(ids, wanted)
-            except (DataError, ValueError, TypeError) as problem:
+            except (DataError, ValueError, TypeError, TemplateError) as problem:  # templates refuse some turns
                 ids, error = [], str(problem)
             encoded.append(ids)
             errors.append(error)

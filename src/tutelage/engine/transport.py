@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import threading
 import time
 import urllib.parse
@@ -183,6 +184,7 @@ class Server:
                 return found
             except ServerError as problem:
                 if not problem.retry:
+                    self._down = self._down and problem.status is None
                     raise
                 # after one request has failed to the end, the many behind it need not all wait as long
                 if self._down or tried > self.retries:
@@ -224,9 +226,13 @@ def _hider(key: str | None) -> Callable[[str], str]:
 def _address(base_url: str) -> tuple[str, str]:
     """The address, and how messages show it: without a password."""
     url = base_url.rstrip("/")
-    parts = urllib.parse.urlsplit(url)
-    shown = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    shown = re.sub(r"//[^/]*@", "//", url)
+    try:
+        parts = httpx2.URL(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.host) and (parts.port or 1) < 1 << 16
+    except (httpx2.InvalidURL, ValueError):
+        fine = False
+    if not fine:
         raise ConfigError(f"{shown!r} is no http address; expected one such as http://127.0.0.1:8000/v1")
     return url, shown
 
