@@ -325,3 +325,10 @@ def test_a_disk_that_is_full(url: str, tmp_path: Path, monkeypatch: pytest.Monke
         generate_file(line)
     monkeypatch.undo()
     assert generate_file(line)[0].read_bytes() == whole
+
+
+def test_messages_that_the_template_refuses_are_an_error_of_their_row(chain: Path) -> None:
+    engine = load(chain / "sft", device="cpu")
+    engine.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    outputs = engine.generate([[{"role": "user", "content": "a"}], "sam is"], SamplingParams(max_tokens=2, seed=0))
+    assert "roles must alternate" in (outputs[0].error or "") and outputs[1].error is None
