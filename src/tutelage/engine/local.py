@@ -6,17 +6,18 @@ import functools
 import threading
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from tutelage.core.errors import DataError
 from tutelage.engine.decode import BatchDecoder
 from tutelage.engine.masked import NO_GENERATION, score_masked
-from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
+from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
 from tutelage.engine.rows import Cancelled, Finished, Request, Rules
 from tutelage.engine.sampling import derive_seed
 from tutelage.engine.scheduler import Scheduler
@@ -96,7 +97,7 @@ class LocalEngine:
         """Token ids of a prompt: text as the tokenizer encodes it, messages by the chat template, ids as they are."""
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
-        if _is_chat(prompt):
+        if is_chat(prompt):
             if getattr(self.tokenizer, "chat_template", None) is None:
                 raise DataError("the prompt is a list of messages, but the tokenizer has no chat template")
             return encode_prompt(self.tokenizer, list(prompt))  # type: ignore[arg-type]
@@ -104,7 +105,7 @@ class LocalEngine:
 
     def _turn(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
         """``params`` for this prompt: an answer to messages also ends where the template ends a turn."""
-        if not _is_chat(prompt) or getattr(self.tokenizer, "chat_template", None) is None:
+        if not is_chat(prompt) or getattr(self.tokenizer, "chat_template", None) is None:
             return params
         end = turn_end_id(self.tokenizer)
         if end in params.stop_tokens or end in self.eos_tokens:
@@ -118,16 +119,16 @@ class LocalEngine:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if self.kind == "masked":
             raise DataError(NO_GENERATION)
-        each = _each(params, len(prompts))
-        turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if _is_chat(prompt)}
-        each = [turns[id(p)] if _is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
+        each = params_for(params, len(prompts))
+        turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if is_chat(prompt)}
+        each = [turns[id(p)] if is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
         encoded: list[list[int]] = []
         errors: list[str | None] = []
         for prompt, wanted in zip(prompts, each, strict=True):
             try:
                 ids = self.encode(prompt)
                 error = self._refusal(ids, wanted)
-            except (DataError, ValueError, TypeError) as problem:
+            except (DataError, ValueError, TypeError, TemplateError) as problem:  # templates refuse some turns
                 ids, error = [], str(problem)
             encoded.append(ids)
             errors.append(error)
@@ -357,23 +358,11 @@ class LocalEngine:
         return Completion(text, tuple(tokens), tuple(finished.logprobs), finished.reason, top)
 
 
-def _is_chat(prompt: Prompt) -> bool:
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-
-
 def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
     if params.seed is None:
         return int(torch.randint(-(2**63), 2**63 - 1, ()))
     # the prompt is mixed in, so that one seed for many prompts does not give them all the same uniforms
     return derive_seed(params.seed, zlib.crc32(array("q", ids).tobytes()))
-
-
-def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise DataError(f"{count} prompts but {len(params)} SamplingParams")
-    return list(params)
 
 
 def _batches(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.core.errors import ConfigError
+from tutelage.core.errors import ConfigError, DataError
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Plain text to continue, token ids, or a list of {"role", "content"} messages, whose answer ends with the turn."""
@@ -59,6 +59,20 @@ class SamplingParams:
                 raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
 
+def params_for(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    """One SamplingParams for each of ``count`` prompts. DataError when another number of them was given."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise DataError(f"{count} prompts but {len(params)} SamplingParams")
+    return list(params)
+
+
+def is_chat(prompt: Prompt) -> bool:
+    """Whether a prompt is messages rather than text or token ids."""
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
 @dataclass(frozen=True)
 class Completion:
     """One continuation.
@@ -77,12 +91,16 @@ class Completion:
 
 @dataclass(frozen=True)
 class Output:
-    """The answer to one prompt: ``completions`` (n of them), or an ``error`` and no completions."""
+    """The answer to one prompt: ``completions`` (n of them), or an ``error`` and no completions.
+
+    ``unserved``: the error is the server's rather than this prompt's, so that asking again later may succeed.
+    """
 
     prompt_tokens: tuple[int, ...] = ()
     completions: tuple[Completion, ...] = ()
     error: str | None = None
     prompt_logprobs: tuple[float | None, ...] | None = None
+    unserved: bool = False
 
     @property
     def text(self) -> str:
