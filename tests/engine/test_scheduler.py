@@ -92,7 +92,7 @@ def batches(draw: Any) -> list[list[Request]]:
     return groups
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches(), st.sampled_from([100, 180, 4096]), st.integers(1, 8), st.sampled_from([8, 24, 2048]))
 def test_rows_come_out_as_they_do_alone(
     groups: list[list[Request]], budget: int, max_rows: int, max_tokens: int

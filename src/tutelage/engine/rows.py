@@ -88,7 +88,9 @@ class Rows:
         )
         self._describe(vocab)
         self.reason[old:][self.budget[old:] == 0] = LENGTH
-        if self.params is not None and self.params.penalty is not None:
+        if self.params is None or self.params.penalty is None:
+            self.seen = None  # the rows that needed it have left
+        else:
             seen = torch.zeros(len(self), vocab, dtype=torch.bool, device=self.rules.device)
             if self.seen is not None:
                 seen[:old] = self.seen
