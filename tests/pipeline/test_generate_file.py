@@ -177,7 +177,7 @@ BAD = {
     '{"prompt": 3}': r"bad.jsonl:2: 'prompt' is a int",
     '{"prompt": [{"role": "user"}]}': r"bad.jsonl:2: prompt",
     '{"prompt": "a", "params": {"temprature": 1}}': r"bad.jsonl:2: params: .*did you mean 'temperature'",
-    '{"prompt": "a", "params": {"temperature": -1}}': r"bad.jsonl:2: temperature must be at least 0, got -1.0",
+    '{"prompt": "a", "params": {"temperature": -1}}': r"bad.jsonl:2: temperature must be finite and at least 0, got -1.0",
     '{"prompt": "a", "params": {"max_tokens": "x"}}': r"bad.jsonl:2: params: max_tokens='x'",
     '{"prompt": "a", "params": 3}': r"bad.jsonl:2: ",
     '{"prompt": "a", "completion": "x"}': r"bad.jsonl:2: has a column 'completion'.*into=OTHER",
@@ -202,7 +202,7 @@ def test_wrong_commands(command: Any, chain: Path, asked: Path, tmp_path: Path) 
     says(r"generate: no model=; it must be given; no out=", here)
     says(r"unknown key 'temprature'; did you mean 'temperature'", chain / "sft", here, out, "temprature=1")
     says(r"out='a.txt': expected a file name that ends in .jsonl", chain / "sft", here, "out=a.txt")
-    says(r"generate: temperature must be at least 0, got nan", chain / "sft", here, out, "temperature=nan")
+    says(r"generate: temperature must be finite and at least 0, got nan", chain / "sft", here, out, "temperature=nan")
     says(r"expected one of the two", chain / "sft", here, out, "prompt=a")
     says(r"expected one model", chain / "sft", here, out, "model=b")
     says(r"none.jsonl: no such file", chain / "sft", "prompts=none.jsonl", out)
