@@ -1,7 +1,7 @@
 PY := .venv/bin/python
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test test-real soak bench lint
+.PHONY: help install install-eval demo test test-real soak bench lint
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -11,6 +11,9 @@ install: .venv/.installed   ## a virtual environment in .venv (the other targets
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
+
+install-eval: install   ## lm-eval as well (460 MB, 50 packages): python -m tutelage.lm_eval, and its tests run
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,eval]"
 
 demo: install    ## raw text to chat assistant on the embedded world: table, summary.json, report.html in runs/demo
 	.venv/bin/tutelage run recipes/demo.toml out=runs/demo

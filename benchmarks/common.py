@@ -18,8 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 WORK = ROOT / "build" / "bench"
 """Scratch models and data (git-ignored); removing it costs only time."""
-PEER = ROOT / ".venv-bench-trl"
-PEER_PACKAGES = ("torch==2.13.0", "trl==1.12.0", "transformers==5.24.0")
+PEERS = {
+    "trl": ("torch==2.13.0", "trl==1.12.0", "transformers==5.24.0"),
+    "lmeval": ("torch==2.13.0", "lm-eval[hf]==0.4.13", "transformers==5.24.0"),
+}
+"""Environment .venv-bench-NAME and what is installed in it."""
 
 
 def gemm_gflops(size: int = 1024, seconds: float = 1.0) -> float:
@@ -60,16 +63,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peer_python() -> Path:
-    """Python of TRL's own environment, made on the first call (its pins would fight with ours)."""
-    python = PEER / "bin" / "python"
-    ready = PEER / ".installed"
-    wanted = " ".join(PEER_PACKAGES)
+def peer_python(name: str = "trl") -> Path:
+    """Python of a peer's own environment, made on the first call (its pins would fight with ours)."""
+    folder, packages = ROOT / f".venv-bench-{name}", PEERS[name]
+    python = folder / "bin" / "python"
+    ready = folder / ".installed"
+    wanted = " ".join(packages)
     if not ready.exists() or ready.read_text(encoding="utf-8") != wanted:
-        print(f"making {PEER.name} with {wanted}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", PEER], check=True)
+        print(f"making {folder.name} with {wanted}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *PEER_PACKAGES], check=True)
+        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *packages], check=True)
         ready.write_text(wanted, encoding="utf-8")
     return python
 

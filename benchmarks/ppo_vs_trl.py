@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "name": "ppo_vs_trl", "what": "PPO episodes/s: batch 64, 16 new tokens, 4 inner epochs, 1.06M Llama",
         "ours": ours, "peer": peer, "unit": "episodes/s", "ratio": ratio, "bar": f">= {BAR}", "met": ratio >= BAR,
         "gold_difference_at_equal_kl": mean, "gold_difference_interval": half, "settings": best, "trials": trials,
-        "peers": list(common.PEER_PACKAGES), "machine": common.machine(), "runs": runs,
+        "peers": list(common.PEERS["trl"]), "machine": common.machine(), "runs": runs,
     }  # fmt: skip
     print(common.verdict(row))
     print(f"gold at equal KL, ours minus TRL's: {mean:+.3f} +- {half:.3f} over {len(met)} seeds")

@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "accuracy_peer": statistics.mean(r["trl"]["accuracy"] for r in runs),
         "accuracy_ours_longer": statistics.mean(r["ours_longer"]["accuracy"] for r in runs), "passes": PASSES,
         "time_longer_over_theirs": share, "accuracy_differences": differences, "settings": best, "rates": rates,
-        "trials": trials, "peers": list(common.PEER_PACKAGES), "machine": common.machine(), "runs": runs,
+        "trials": trials, "peers": list(common.PEERS["trl"]), "machine": common.machine(), "runs": runs,
     }  # fmt: skip
     print(common.verdict(row))
     for name, (mean, half) in differences.items():

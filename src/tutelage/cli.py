@@ -69,12 +69,26 @@ class StageCommand(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Add the keys with their defaults and meaning."""
         from tutelage.core.config import describe
-        from tutelage.pipeline.stages import config_class
 
         rows = [(name if default is None else f"{name}={default}", doc) for name, default, doc in
-                describe(config_class(str(self.name)))]  # fmt: skip
+                describe(self.config())]  # fmt: skip
         with formatter.section("Keys (key=default)"):
             formatter.write_dl([*rows, ("restart=false", "Move aside a run of another configuration in out=.")])
+
+    def config(self) -> Any:
+        """The configuration whose keys are listed."""
+        from tutelage.pipeline.stages import config_class
+
+        return config_class(str(self.name))
+
+
+class GenerateCommand(StageCommand):
+    """The help of batch inference."""
+
+    def config(self) -> Any:
+        from tutelage.pipeline.batch import GenerateConfig
+
+        return GenerateConfig
 
 
 @app.command("run")
@@ -115,15 +129,24 @@ for _kind, (_what, _example) in MAIN.items():
     _stage(_kind, _what, _example)
 
 
-@app.command()
+@app.command(cls=GenerateCommand)
 def generate(words: Words = None) -> None:
-    """Continue a prompt. Example: tutelage generate runs/base "prompt=once upon a time" max_tokens=64"""
+    """Continue a prompt: tutelage generate runs/base "prompt=once upon a time" max_tokens=64
+
+    Or a file of prompts: tutelage generate model=runs/sft prompts=prompts.jsonl out=answers.jsonl chat=true
+
+    The model may also be an OpenAI-compatible server's address, http://127.0.0.1:8000/v1. A file that was interrupted
+    goes on where it stopped when the same command is given again.
+    """
     example = 'tutelage generate runs/base "prompt=once upon a time"'
     plain, values = _words(words, example)
-    name = _one(plain, "model", example)
+    if "prompts" in values or plain[:1] and plain[0].endswith(".toml"):
+        _generate_file(plain, values)
+        return
+    name = _one([*plain, *([str(values.pop("model"))] if "model" in values else [])], "model", example)
     prompt = values.pop("prompt", None)
     if prompt is None:
-        raise ConfigError(f"no prompt=; e.g. {example}")
+        raise ConfigError(f"no prompt= (nor prompts=FILE); e.g. {example}")
     from tutelage import load
     from tutelage.pipeline.chat import best_of, models_of, sampling
 
@@ -137,6 +160,25 @@ def generate(words: Words = None) -> None:
         raise TutelageError(output.error)
     for completion in output.completions:
         console.print(f"{prompt}{completion.text}", markup=False)
+
+
+def _generate_file(plain: list[str], values: dict[str, Any]) -> None:
+    """Batch inference: the model or a recipe may stand first."""
+    from tutelage.core.config import merge, read_toml
+    from tutelage.pipeline.batch import generate_file
+
+    if "prompt" in values:
+        raise ConfigError("prompt= and prompts=: expected one of the two, a text or a file")
+    if plain:
+        first = _one(plain, "model or recipe", "tutelage generate runs/sft prompts=prompts.jsonl out=answers.jsonl")
+        if "model" in values and not first.endswith(".toml"):
+            raise ConfigError(f"{first!r} and model={values['model']!r}: expected one model")
+        values = merge(read_toml(first) if first.endswith(".toml") else {"model": first}, values)
+    restart = values.pop("restart", False)
+    if not isinstance(restart, bool):
+        raise ConfigError(f"restart={restart!r}: expected true or false")
+    _, words = generate_file(values, restart)
+    console.print(words, markup=False)
 
 
 @app.command()

@@ -18,6 +18,7 @@ RANKS = {
     "stages": 6,
     "pipeline": 7,
     "studies": 7,
+    "lm_eval": 7,
     "serve": 7,
     "cli": 8,
 }

@@ -83,6 +83,7 @@ def cases(chain, foreign):
         ),
         "sft": ("sft", {**SFT, "model": str(chain / "pretrain")}),
         "sft with text": ("sft", {**SFT, **text, "model": str(chain / "pretrain")}),
+        "sft packed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True}),
         "sft lora": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": "lora"}),
         "sft of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96}),
         "reward": ("reward", reward),

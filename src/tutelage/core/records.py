@@ -53,6 +53,13 @@ class PromptRow(Record):
     prompt: Prompt = Field(min_length=1)
 
 
+class GenerationRow(Record):
+    """A prompt for batch inference, an empty one too: that is an error of its row. `params` override the command's."""
+
+    prompt: Prompt
+    params: dict[str, Any] | None = None
+
+
 class PairRow(Record):
     """Two answers, the better one named; `p_chosen` is the share of people who prefer it."""
 
@@ -134,6 +141,7 @@ EXPECTED: dict[type[Record], str] = {
     ConversationRow: '{"messages": [{"role": "user", "content": "..."}, ...]}',
     CompletionRow: '{"prompt": "...", "completion": "..."}',
     PromptRow: '{"prompt": "..."}',
+    GenerationRow: '{"prompt": "..."} or {"prompt": [{"role": "user", "content": "..."}]}, "params"?: {...}',
     PairRow: '{"prompt": "...", "chosen": "...", "rejected": "..."}',
     LabelRow: '{"prompt": "...", "completion": "...", "label": true}',
     RankingRow: '{"prompt": "...", "responses": ["...", "..."], "ranking": [[0], [1]]}',

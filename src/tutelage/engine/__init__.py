@@ -19,7 +19,8 @@ def load(
 ) -> LocalEngine | RemoteEngine:
     """An engine on a model folder, run directory or hub id, or on an OpenAI-compatible server's ".../v1" address.
 
-    ``device="auto"`` takes a GPU if there is one; ``model`` names the model on a server.
+    Causal LMs, encoder-decoders, and masked LMs, which only score. ``device="auto"`` takes a GPU if there is one;
+    ``model`` names the model on a server.
     Raises DataError when nothing loadable is there.
     """
     if str(path_or_url).startswith(("http://", "https://")):
@@ -33,7 +34,7 @@ def load(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded, tokenizer = load_model(path_or_url, dtype=dtype, attn_implementation="sdpa")
+    loaded, tokenizer = load_model(path_or_url, dtype=dtype, attn_implementation="sdpa", any_kind=True)
     loaded.to(torch.device(device))  # type: ignore[arg-type]
     return LocalEngine(loaded.eval(), tokenizer)
 

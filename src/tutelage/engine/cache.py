@@ -6,10 +6,11 @@ length from the first step. This one allocates once and shows attention only wha
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
 
@@ -61,6 +62,13 @@ def make_cache(config: Any, capacity: int) -> DynamicCache:
     cache = DynamicCache()
     cache.layers = [BufferLayer(capacity) for _ in range(config.get_text_config().num_hidden_layers)]
     return cache
+
+
+def make_pair_cache(capacity: int) -> EncoderDecoderCache:
+    """For an encoder-decoder: ``capacity`` decoder tokens in place, and the cross-attention's keys as they come."""
+    own = DynamicCache()
+    own.layer_class_to_replicate = functools.partial(BufferLayer, capacity)  # type: ignore[assignment]
+    return EncoderDecoderCache(own, DynamicCache())
 
 
 def select_rows(cache: DynamicCache, rows: Tensor) -> None:

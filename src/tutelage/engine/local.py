@@ -3,38 +3,68 @@
 from __future__ import annotations
 
 import functools
+import threading
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from tutelage.core.errors import DataError
-from tutelage.engine.decode import BatchDecoder, Finished, Request, inference_attention
-from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
+from tutelage.engine.decode import BatchDecoder
+from tutelage.engine.masked import NO_GENERATION, score_masked
+from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
+from tutelage.engine.rows import Cancelled, Finished, Request, Rules
 from tutelage.engine.sampling import derive_seed
+from tutelage.engine.scheduler import Scheduler
+from tutelage.engine.score import score_pairs
+from tutelage.engine.seq2seq import Seq2SeqDecoder, score_answers
+from tutelage.engine.session import Session
+from tutelage.engine.support import Support, support
+from tutelage.model.forward import evaluating, inference_attention
+from tutelage.model.kinds import WORDS, Kind, model_kind
 from tutelage.text.chat import encode_prompt, turn_end_id
 
 
 class LocalEngine:
     """Generation and scoring on a live model; nothing is copied, so it always sees the current weights.
 
-    ``max_rows``: most rows decoded at once; ``max_batch_tokens``: most tokens (rows times longest prompt and
-    completion) in one batch's cache; a single prompt's n samples are never split.
-    ``bf16``: run forwards under bfloat16 autocast (logits stay float32).
+    ``max_rows``: most rows decoded at once; a single prompt's n samples are never split. ``kv_bytes``: most bytes of
+    keys and values at once; more work than that waits. ``max_tokens``: tokens of one prefill forward. ``bf16``: run
+    forwards under bfloat16 autocast (logits stay float32). Models that cannot share prefixes (see support.py) run in
+    static batches of at most ``max_batch_tokens`` tokens (rows times longest prompt and completion).
+
+    Encoder-decoders take prompts and contexts in the encoder (seq2seq.py); masked LMs only score (masked.py).
+    ``compiled``: decode through torch.compile (see compiled.py): the first step costs seconds, one stream is then
+    quicker.
+
+    Safe to call from several threads: their rows share the batch.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, max_rows: int = 256, bf16: bool = False, max_batch_tokens: int = 1 << 17
+        self,
+        model: Any,
+        tokenizer: Any,
+        max_rows: int = 256,
+        bf16: bool = False,
+        kv_bytes: int = 2 << 30,
+        max_tokens: int = 2048,
+        max_batch_tokens: int = 1 << 17,
+        compiled: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.bf16 = bf16
+        self.kv_bytes = kv_bytes
+        self.max_tokens = max_tokens
         self.max_batch_tokens = max_batch_tokens
+        self.compiled = compiled
+        self._lock = threading.Lock()
         self.on_done: Callable[[int], object] | None = None
         """Told how many prompts each finished batch held: for progress."""
 
@@ -42,6 +72,11 @@ class LocalEngine:
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
+
+    @functools.cached_property
+    def kind(self) -> Kind:
+        """"causal", "masked" or "seq2seq"."""
+        return model_kind(self.model)
 
     @property
     def context_length(self) -> int:
@@ -62,7 +97,7 @@ class LocalEngine:
         """Token ids of a prompt: text as the tokenizer encodes it, messages by the chat template, ids as they are."""
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
-        if _is_chat(prompt):
+        if is_chat(prompt):
             if getattr(self.tokenizer, "chat_template", None) is None:
                 raise DataError("the prompt is a list of messages, but the tokenizer has no chat template")
             return encode_prompt(self.tokenizer, list(prompt))  # type: ignore[arg-type]
@@ -70,7 +105,7 @@ class LocalEngine:
 
     def _turn(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
         """``params`` for this prompt: an answer to messages also ends where the template ends a turn."""
-        if not _is_chat(prompt) or getattr(self.tokenizer, "chat_template", None) is None:
+        if not is_chat(prompt) or getattr(self.tokenizer, "chat_template", None) is None:
             return params
         end = turn_end_id(self.tokenizer)
         if end in params.stop_tokens or end in self.eos_tokens:
@@ -82,16 +117,18 @@ class LocalEngine:
     ) -> list[Output]:
         """One Output a prompt, in order. A request that cannot be served has ``error`` set; the others go on."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        each = _each(params, len(prompts))
-        turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if _is_chat(prompt)}
-        each = [turns[id(p)] if _is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
+        if self.kind == "masked":
+            raise DataError(NO_GENERATION)
+        each = params_for(params, len(prompts))
+        turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if is_chat(prompt)}
+        each = [turns[id(p)] if is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
         encoded: list[list[int]] = []
         errors: list[str | None] = []
         for prompt, wanted in zip(prompts, each, strict=True):
             try:
                 ids = self.encode(prompt)
                 error = self._refusal(ids, wanted)
-            except (DataError, ValueError, TypeError) as problem:
+            except (DataError, ValueError, TypeError, TemplateError) as problem:  # templates refuse some turns
                 ids, error = [], str(problem)
             encoded.append(ids)
             errors.append(error)
@@ -140,21 +177,23 @@ class LocalEngine:
 
         yield from stream_pieces(self, ids, params, _seed(params, ids))
 
-    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 8192) -> list[Score]:
+    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 2048) -> list[Score]:
         """Log-probability of each continuation given its context (each a str or token ids), in order.
 
         Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
-        padded size of one forward. An empty context starts at the bos token (else eos).
+        padded size of one forward. An empty context starts at the bos token (else eos). Encoder-decoders encode the two
+        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``).
         """
-        from tutelage.engine.score import score_pairs
-
-        return score_pairs(self, pairs, max_tokens)
+        by_kind = {"causal": score_pairs, "masked": score_masked, "seq2seq": score_answers}
+        return by_kind[self.kind](self, pairs, max_tokens)
 
     def _refusal(self, ids: Sequence[int], params: SamplingParams) -> str | None:
+        if self.kind == "masked":
+            return NO_GENERATION
         if not ids:
             return "the prompt is empty"
         limit = self.context_length
-        if len(ids) + min(params.max_tokens, 1) > limit:
+        if self._room(ids) < min(params.max_tokens, 1) or len(ids) > limit:
             return f"the prompt has {len(ids)} tokens and the model's context is {limit}"
         vocab = self.model.get_input_embeddings().num_embeddings
         if min(ids) < 0 or max(ids) >= vocab:
@@ -162,37 +201,86 @@ class LocalEngine:
         named = (*params.banned_tokens, *params.stop_tokens, *(params.logit_bias or {}))
         if any(not 0 <= token < vocab for token in named):
             return f"banned_tokens, stop_tokens or logit_bias name ids outside 0..{vocab - 1}"
+        if len(set(params.banned_tokens)) == vocab:
+            return "banned_tokens names every token of the vocabulary"
+        if params.prompt_logprobs is not None and self.kind == "seq2seq":
+            return "an encoder-decoder gives its prompt no log-probs; leave prompt_logprobs out"
+        if self.support.plans:
+            return self._scheduler.never_fits(len(ids), params.n, min(params.max_tokens, self._room(ids)))
         return None
+
+    def _room(self, ids: Sequence[int]) -> int:
+        """Most new tokens after a prompt. A decoder of its own begins with one token, whatever the prompt."""
+        return self.context_length - (1 if self.kind == "seq2seq" else len(ids))
 
     def _groups(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], seeds: Sequence[int]
     ) -> list[list[Completion]]:
-        """Completions of each prompt; batches of at most ``max_rows`` rows, prompts of like length together."""
+        """Completions of each prompt."""
         groups = []
         fitted: dict[tuple[int, int], SamplingParams] = {}
         for ids, wanted, seed in zip(prompts, params, seeds, strict=True):
-            room = self.context_length - len(ids)
+            room = self._room(ids)
             # rows keep sharing one object, which the sampler then reads only once
             key = (id(wanted), min(room, wanted.max_tokens))
             if key not in fitted:
                 fitted[key] = self._fit(wanted, room)
             groups.append([Request(ids, fitted[key], derive_seed(seed, j)) for j in range(wanted.n)])
-        order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
-        done: list[list[Completion]] = [[] for _ in groups]
-        for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
-            finished = iter(self.decode([groups[i] for i in batch]))
-            for i in batch:
-                done[i] = [self._completion(request, next(finished)) for request in groups[i]]
-            if self.on_done:
-                self.on_done(len(batch))
-        return done
+        return [
+            [self._completion(request, result) for request, result in zip(group, results, strict=True)]
+            for group, results in zip(groups, self.decode(groups), strict=True)
+        ]
 
-    def decode(self, groups: Sequence[Sequence[Request]], on_token: Any = None) -> list[Finished]:
-        """Run one batch through the decoding loop in inference mode."""
+    def decode(
+        self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None = None
+    ) -> list[list[Finished]]:
+        """What each group's requests (rows of one prompt) come to; Cancelled if the event is set before the end."""
+        self._rules.eos = self.eos_tokens
+        with torch.inference_mode(), evaluating(self.model), self.autocast():
+            if not self.support.plans:
+                return self._static(groups, cancelled)
+            session = Session(groups, cancelled, self.on_done)
+            self._scheduler.run(session)
+        if session.error is not None:
+            raise session.error
+        if session.left:
+            raise Cancelled
+        return session.results  # type: ignore[return-value]
+
+    @functools.cached_property
+    def support(self) -> Support:
+        """Whether the model follows attention plans, and what its keys and values take."""
+        if self.kind != "causal":  # nothing was expected, so nothing is tried or logged
+            return Support(False, f"it is {WORDS[self.kind]}")
+        with self.autocast():
+            return support(self.model)
+
+    @functools.cached_property
+    def _rules(self) -> Rules:
+        return Rules(self.eos_tokens, self._has_stop, self.device)
+
+    @functools.cached_property
+    def _scheduler(self) -> Scheduler:
+        limits = (self.support.token_bytes, self.kv_bytes, self.max_rows, self.max_tokens)
+        return Scheduler(self.model, self._rules, *limits, compiled=self.compiled)
+
+    def _static(
+        self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None
+    ) -> list[list[Finished]]:
+        """Batches of at most ``max_rows`` rows, prompts of like length together."""
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
-        decoder = BatchDecoder(self.model, pad, self.eos_tokens, self._has_stop)
-        with torch.inference_mode(), inference_attention(self.model), self.autocast():
-            return decoder.run(groups, on_token)
+        made = Seq2SeqDecoder if self.kind == "seq2seq" else BatchDecoder
+        decoder = made(self.model, pad, self._rules)
+        order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
+        done: list[list[Finished]] = [[] for _ in groups]
+        with self._lock, inference_attention(self.model):
+            for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
+                finished = iter(decoder.run([groups[i] for i in batch], cancelled))
+                for i in batch:
+                    done[i] = [next(finished) for _ in groups[i]]
+                if self.on_done:
+                    self.on_done(len(batch))
+        return done
 
     def _fit(self, params: SamplingParams, room: int) -> SamplingParams:
         """Parameters with at most ``room`` new tokens, and stop strings that are special tokens as stop tokens.
@@ -210,11 +298,13 @@ class LocalEngine:
             changes["stop_tokens"] = (*params.stop_tokens, *ids)
         return replace(params, **changes) if changes else params
 
-    def complete(self, request: Request, on_token: Any = None) -> Completion:
-        """One completion of one request; ``on_token(row, token)`` sees each token as it is sampled."""
-        room = self.context_length - len(request.prompt)
-        request = Request(request.prompt, self._fit(request.params, room), request.seed)
-        return self._completion(request, self.decode([[request]], on_token)[0])
+    def complete(self, request: Request, cancelled: threading.Event | None = None) -> Completion:
+        """One completion of one request; Cancelled if the event is set before it has ended."""
+        request = replace(request, params=self._fit(request.params, self._room(request.prompt)))
+        finished = self.decode([[request]], cancelled)[0][0]
+        if finished.error is not None:
+            raise finished.error
+        return self._completion(request, finished)
 
     def autocast(self) -> Any:
         """The bfloat16 autocast context if the engine was asked for it."""
@@ -232,7 +322,7 @@ class LocalEngine:
         """Text of completion tokens as it continues the prompt's text: a blank between the two is kept."""
         if self.tokenizer is None:
             return ""
-        if self._strips and prompt:
+        if self._strips and prompt and self.kind != "seq2seq":  # its answer is a text of its own
             tail = list(prompt[-2:])
             before, both = self.text_of(tail), self.text_of([*tail, *tokens])
             if before and both.startswith(before):
@@ -268,23 +358,11 @@ class LocalEngine:
         return Completion(text, tuple(tokens), tuple(finished.logprobs), finished.reason, top)
 
 
-def _is_chat(prompt: Prompt) -> bool:
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-
-
 def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
     if params.seed is None:
         return int(torch.randint(-(2**63), 2**63 - 1, ()))
     # the prompt is mixed in, so that one seed for many prompts does not give them all the same uniforms
     return derive_seed(params.seed, zlib.crc32(array("q", ids).tobytes()))
-
-
-def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise DataError(f"{count} prompts but {len(params)} SamplingParams")
-    return list(params)
 
 
 def _batches(

@@ -2,93 +2,128 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from tutelage.core.errors import ConfigError, DataError
-from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score
+from tutelage.core.errors import DataError
+from tutelage.engine.echo import EchoScorer
+from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
+from tutelage.engine.transport import Server, ServerError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class RemoteEngine:
     """Client of ``base_url`` (".../v1"): messages go to /chat/completions, text and token ids to /completions.
 
-    ``workers`` requests are in flight at once. A failed request sets its Output's ``error``.
+    ``model``: the served model's name (None: the server's first one). ``workers`` requests are in flight at once. The
+    API key is the environment's OPENAI_API_KEY, or what it holds under ``api_key_env``; messages never show it. A
+    failed request sets its Output's ``error``; timeouts and retries are transport.Server's, to which further keywords
+    go. Completions have no token ids, as servers send none; log-probs are there where the server gives them.
     """
 
     def __init__(
-        self, base_url: str, model: str | None = None, api_key: str = "none", timeout: float = 600.0, workers: int = 8
+        self,
+        base_url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        workers: int = 8,
+        **server: Any,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.api_key = api_key
-        self.timeout = timeout
         self.workers = workers
+        self.on_done: Callable[[int], object] | None = None
+        """Told of each finished prompt (1): for progress."""
+        self._server = Server(base_url, api_key, timeout=timeout, workers=workers, **server)
         self._model = model
+        self._scorer = EchoScorer(self._server)
+        self._naming = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"RemoteEngine({self.base_url!r}, model={self._model!r})"
+
+    @property
+    def base_url(self) -> str:
+        """The server's address, without a password if it had one."""
+        return self._server.shown
 
     @property
     def model(self) -> str:
         """The served model's name; the server's first one if none was given."""
-        if self._model is None:
-            listed = self._call("/models", None).get("data") or []
-            if not listed:
-                raise DataError(f"{self.base_url} serves no model; name one with model=")
-            self._model = str(listed[0]["id"])
-        return self._model
+        with self._naming:
+            if self._model is None:
+                listed = self._server.json("/models").get("data")
+                first = listed[0] if isinstance(listed, list) and listed else None
+                if not isinstance(first, Mapping) or not first.get("id"):
+                    raise DataError(f"{self.base_url} serves no model; name one with model=")
+                self._model = str(first["id"])
+            return self._model
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._server.close()
 
     def generate(
         self, prompts: Sequence[Prompt] | str, params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Output]:
-        """One Output a prompt, in order."""
+        """One Output a prompt, in order. A request that fails has ``error`` set; the others go on."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if params is None or isinstance(params, SamplingParams):
-            each = [params or SamplingParams()] * len(prompts)
-        else:
-            each = list(params)
-        if len(each) != len(prompts):
-            raise DataError(f"{len(prompts)} prompts but {len(each)} SamplingParams")
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(self._one, prompts, each))
+        asked = list(zip(prompts, params_for(params, len(prompts)), strict=True))
+        return _in_parallel(lambda pair: self._one(*pair), asked, self.workers, self.on_done)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
-        """Pieces of one completion as the server sends them. Raises DataError when the server refuses."""
-        params = params or SamplingParams()
-        path, body = self._body(prompt, params)
-        with self._open(path, {**body, "stream": True, "n": 1}) as response:
-            for line in response:
-                data = line.decode("utf-8").strip().removeprefix("data:").strip()
-                if not data or not data.startswith("{"):
-                    continue
-                for choice in json.loads(data).get("choices", []):
-                    text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-                    if text or choice.get("finish_reason"):
-                        yield Piece(text, (), choice.get("finish_reason"))
+        """Pieces of one completion as the server sends them; closing the iterator hangs up, which cancels it there.
 
-    def score(self, pairs: Sequence[tuple[Any, Any]]) -> list[Score]:
-        """Scores through /completions with echo and logprobs (servers that offer it); text on both sides only."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(self._score, pairs))
+        Raises DataError when the server refuses, breaks off, or ends without a finish reason.
+        """
+        path, body = self._body(prompt, params or SamplingParams())
+        ended = False
+        for event in self._server.events(path, {**body, "stream": True, "n": 1}):
+            for choice in _choices(event, 0, self.base_url):
+                said = choice.get("delta") or choice.get("message") or {}
+                text, reason = choice.get("text") or said.get("content") or "", choice.get("finish_reason")
+                if text or reason:
+                    yield Piece(text, (), reason)
+                ended = ended or bool(reason)
+        if not ended:
+            raise ServerError(f"{self.base_url}{path}: the stream ended before the answer did")
 
-    def _score(self, pair: tuple[Any, Any]) -> Score:
-        context, continuation = pair
-        body = {"model": self.model, "prompt": context + continuation, "max_tokens": 0, "echo": True, "logprobs": 1}
+    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 2048) -> list[Score]:
+        """Log-probs of continuations through /completions with echo and logprobs; a server without them is an error.
+
+        Both sides of a pair are text or both token ids. Of text, blanks at the context's end count to the continuation,
+        and a token that spans the two as well. ``is_greedy`` is False where the server does not tell its first choices.
+        ``max_tokens`` is the local engine's, and unused.
+        """
+        return _in_parallel(lambda pair: self._score(*pair), list(pairs), self.workers, self.on_done)
+
+    def _score(self, context: Any, continuation: Any) -> Score:
         try:
-            found = self._call("/completions", body)["choices"][0]["logprobs"]
-            start = next((i for i, at in enumerate(found["text_offset"]) if at >= len(context)), len(found["tokens"]))
-            logprobs = tuple(float(x or 0.0) for x in found["token_logprobs"][start:])
-            best = [max(t.values()) if t else 0.0 for t in (found.get("top_logprobs") or [])[start:]]
-            greedy = bool(best) and all(a >= b - 1e-6 for a, b in zip(logprobs, best, strict=False))
-            return Score(sum(logprobs), logprobs, greedy)
-        except (DataError, KeyError, TypeError, IndexError) as problem:
-            return Score(float("nan"), error=f"the server gave no log-probs: {problem}")
+            return self._scorer.score(self.model, context, continuation)
+        except DataError as problem:
+            return Score(float("nan"), error=str(problem))
+
+    def _one(self, prompt: Prompt, params: SamplingParams) -> Output:
+        try:
+            path, body = self._body(prompt, params)
+            choices = _choices(self._server.json(path, body), params.n, self.base_url)
+            return Output((), tuple(_completion(choice) for choice in choices[: params.n]))
+        except ServerError as problem:
+            return Output(error=str(problem), unserved=problem.unserved)
+        except (DataError, TypeError, ValueError, KeyError, AttributeError) as problem:
+            # of the last four: a prompt that is no JSON, or an answer of another shape
+            return Output(error=str(problem) if isinstance(problem, DataError) else f"not usable: {problem!r}")
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> tuple[str, dict[str, Any]]:
-        if params.banned_tokens:
-            bias = {**(params.logit_bias or {}), **{token: -100.0 for token in params.banned_tokens}}
-        else:
-            bias = dict(params.logit_bias or {})
+        """Path and JSON of a request. Servers refuse keys they do not know: only what is not the default is sent."""
+        if not len(prompt):
+            raise DataError("the prompt is empty")
+        if params.prompt_logprobs is not None:
+            raise DataError("prompt_logprobs is not served over HTTP; use score()")
+        bias = {**(params.logit_bias or {}), **{token: -100.0 for token in params.banned_tokens}}
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": params.max_tokens,
@@ -98,17 +133,16 @@ class RemoteEngine:
         }
         extra = {
             "stop": list(params.stop),
-            "seed": params.seed,
             "logit_bias": {str(k): v for k, v in bias.items()},
             "top_k": params.top_k,
             "min_p": params.min_p,
             "repetition_penalty": params.repetition_penalty if params.repetition_penalty != 1.0 else None,
             "stop_token_ids": list(params.stop_tokens),
         }
-        # servers refuse keys they do not know, so only what differs from the default is sent
-        body.update({k: v for k, v in extra.items() if v or (k == "seed" and v is not None)})
-        chat = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)
-        if chat:
+        body.update({k: v for k, v in extra.items() if v})
+        if params.seed is not None:
+            body["seed"] = params.seed
+        if is_chat(prompt):
             if params.logprobs is not None:
                 body.update(logprobs=True, top_logprobs=params.logprobs)
             return "/chat/completions", {**body, "messages": list(prompt)}
@@ -116,38 +150,61 @@ class RemoteEngine:
             body["logprobs"] = params.logprobs
         return "/completions", {**body, "prompt": prompt if isinstance(prompt, str) else list(prompt)}
 
-    def _one(self, prompt: Prompt, params: SamplingParams) -> Output:
-        try:
-            path, body = self._body(prompt, params)
-            answer = self._call(path, body)
-            return Output((), tuple(_completion(choice) for choice in answer["choices"]))
-        except (DataError, KeyError) as problem:
-            return Output(error=str(problem))
 
-    def _call(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        with self._open(path, body) as response:
-            return json.loads(response.read())
-
-    def _open(self, path: str, body: dict[str, Any] | None) -> Any:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"{self.base_url!r} is no http address")
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.api_key}"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base_url + path, data=data, headers=headers)
-        try:
-            return urllib.request.urlopen(request, timeout=self.timeout)
-        except urllib.error.HTTPError as problem:
-            said = problem.read().decode("utf-8", "replace")[:500]
-            raise DataError(f"{self.base_url}{path} answered {problem.code}: {said}") from problem
-        except OSError as problem:
-            raise DataError(f"{self.base_url}{path} cannot be reached: {problem}") from problem
+def _choices(answer: Mapping[str, Any], least: int, url: str) -> list[Mapping[str, Any]]:
+    """The "choices" of an answer, at least so many."""
+    found = answer.get("choices", None if least else [])
+    if not isinstance(found, list) or any(not isinstance(choice, Mapping) for choice in found):
+        raise ServerError(f"{url} answered without 'choices' (keys: {', '.join(answer) or 'none'})")
+    if len(found) < least:
+        raise DataError(f"{url} gave {len(found)} of n={least} completions; ask for them one by one, with other seeds")
+    return found
 
 
-def _completion(choice: dict[str, Any]) -> Completion:
-    text = choice["message"].get("content") or "" if "message" in choice else choice.get("text", "")
+def _completion(choice: Mapping[str, Any]) -> Completion:
+    text = (choice.get("message") or {}).get("content") or choice.get("text") or ""
     found = choice.get("logprobs") or {}
     if "content" in found:
         logprobs = [item["logprob"] for item in found["content"] or []]
     else:
         logprobs = found.get("token_logprobs") or []
     return Completion(text, (), tuple(float(x or 0.0) for x in logprobs), choice.get("finish_reason") or "stop")
+
+
+def _in_parallel(
+    work: Callable[[T], R], items: Sequence[T], workers: int, on_done: Callable[[int], object] | None
+) -> list[R]:
+    """``work`` of each item, in order, at most ``workers`` at once.
+
+    The threads are daemons: who is interrupted here need not wait for the requests in flight (an Executor would).
+    """
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    stopped = threading.Event()
+    for i in range(len(items)):
+        todo.put(i)
+
+    def run() -> None:
+        while not stopped.is_set():
+            try:
+                i = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((i, work(items[i]), None))
+            except BaseException as problem:  # handed to the caller, who raises it
+                done.put((i, None, problem))
+
+    results: list[Any] = [None] * len(items)
+    for _ in range(min(workers, len(items))):
+        threading.Thread(target=run, daemon=True).start()
+    try:
+        for _ in items:
+            i, results[i], problem = done.get()
+            if problem is not None:
+                raise problem
+            if on_done:
+                on_done(1)
+    finally:
+        stopped.set()
+    return results

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.core.errors import ConfigError
+from tutelage.core.errors import ConfigError, DataError
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Plain text to continue, token ids, or a list of {"role", "content"} messages, whose answer ends with the turn."""
@@ -45,17 +46,31 @@ class SamplingParams:
         object.__setattr__(self, "banned_tokens", tuple(self.banned_tokens))
         checks = (
             ("max_tokens", self.max_tokens >= 0, "at least 0"),
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "finite and at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "within 0 and 1"),
             ("n", self.n >= 1, "at least 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "finite and above 0"),
             ("stop", all(self.stop), "free of empty strings"),
         )
         for name, fine, expected in checks:
             if not fine:
                 raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+
+def params_for(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    """One SamplingParams for each of ``count`` prompts. DataError when another number of them was given."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise DataError(f"{count} prompts but {len(params)} SamplingParams")
+    return list(params)
+
+
+def is_chat(prompt: Prompt) -> bool:
+    """Whether a prompt is messages rather than text or token ids."""
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 @dataclass(frozen=True)
@@ -76,12 +91,16 @@ class Completion:
 
 @dataclass(frozen=True)
 class Output:
-    """The answer to one prompt: ``completions`` (n of them), or an ``error`` and no completions."""
+    """The answer to one prompt: ``completions`` (n of them), or an ``error`` and no completions.
+
+    ``unserved``: the error is the server's rather than this prompt's, so that asking again later may succeed.
+    """
 
     prompt_tokens: tuple[int, ...] = ()
     completions: tuple[Completion, ...] = ()
     error: str | None = None
     prompt_logprobs: tuple[float | None, ...] | None = None
+    unserved: bool = False
 
     @property
     def text(self) -> str:

@@ -50,9 +50,11 @@ def derive_seed(seed: int, index: int) -> int:
     return _signed(x ^ (x >> 31))
 
 
-def uniforms(seeds_B: Tensor, position: int) -> Tensor:
-    """Uniforms [B] in [0, 1) with 24 bits for int64 seeds [B] at token number ``position`` of each completion."""
-    counter = mix(seeds_B) + _signed((position + 1) * _GOLDEN)
+def uniforms(seeds_B: Tensor, position: int | Tensor) -> Tensor:
+    """Uniforms [B] in [0, 1) with 24 bits for int64 seeds [B] at token number ``position`` of each completion (one for
+    all, or int64 [B])."""
+    step = (position + 1) * _GOLDEN  # a tensor's product wraps, as a counter should
+    counter = mix(seeds_B) + (step if isinstance(step, Tensor) else _signed(step))
     return _shift_right(mix(counter), 40).float() * 2.0**-24
 
 
@@ -155,8 +157,10 @@ def _kept(logits_BV: Tensor, rows: RowParams) -> Tensor:
     return torch.zeros_like(kept).scatter_(-1, index, kept)
 
 
-def sample(logits_BV: Tensor, rows: RowParams, position: int, seen_BV: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probs [B] from float32 logits [B, V].
+def sample(
+    logits_BV: Tensor, rows: RowParams, position: int | Tensor, seen_BV: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Next tokens [B] and their log-probs [B] from float32 logits [B, V]; ``position``: see ``uniforms``.
 
     The log-probs are of the temperature-scaled distribution BEFORE bans, biases, repetition penalty and truncation:
     what a training forward of the same tokens at the same temperature gives. ``seen_BV``: tokens of prompt and

@@ -1,15 +1,15 @@
-"""Scoring continuations with a causal LM by padded batches of full forwards."""
+"""Log-probabilities of continuations: through a trie, or by padded batches where a model cannot (support.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from tutelage.engine.decode import inference_attention
 from tutelage.engine.requests import Score
-from tutelage.model.forward import call, position_ids
+from tutelage.engine.trie_score import score_tokens
+from tutelage.model.forward import call, evaluating, inference_attention, position_ids
 
 
 def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
@@ -31,14 +31,21 @@ def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], lis
     return left, right
 
 
+def start_token(tokenizer: Any) -> int | str:
+    """What an empty context begins with: the bos token, else eos; a message if there is neither."""
+    for name in ("bos_token_id", "eos_token_id"):
+        found = getattr(tokenizer, name, None)
+        if found is not None:
+            return int(found)
+    return "the context is empty and the tokenizer has neither a bos nor an eos token"
+
+
 def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
     left, right = _split(engine, context, continuation)
     if not left and right:
-        start = getattr(engine.tokenizer, "bos_token_id", None)
-        if start is None:
-            start = getattr(engine.tokenizer, "eos_token_id", None)
-        if start is None:
-            return "the context is empty and the tokenizer has neither a bos nor an eos token"
+        start = start_token(engine.tokenizer)
+        if isinstance(start, str):
+            return start
         # some tokenizers put the bos token in front of every text themselves
         left, right = ([start], right[1:]) if right[0] == start and len(right) > 1 else ([start], right)
     size = len(left) + len(right) - 1
@@ -47,7 +54,8 @@ def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], l
     return left, right
 
 
-def _batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+def batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Cut ``order`` (largest first) into batches of at most ``max_tokens`` padded tokens."""
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
@@ -58,20 +66,51 @@ def _batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int) -> Ite
         yield batch
 
 
+def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[list[Any], list[Any]]:
+    """For float32 logits [..., V] and targets [...]: log-probs, and whether the target is the first choice."""
+    logprobs = logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    return logprobs.tolist(), (logits.argmax(-1) == targets).tolist()
+
+
 def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) -> list[Score]:
     """One Score a pair, in order; see ``LocalEngine.score``."""
-    prepared = [_prepare(engine, *pair) for pair in pairs]
+
+    def found(items: Sequence[Any]) -> list[Score]:
+        if engine.support.plans:
+            return score_tokens(engine.model, items, max_tokens)
+        return _padded(engine, items, max_tokens)
+
+    return scored(engine, [_prepare(engine, *pair) for pair in pairs], found)
+
+
+def scored(engine: Any, prepared: Sequence[Any], score: Callable[[Sequence[Any]], list[Score]]) -> list[Score]:
+    """One Score for each prepared pair, in order.
+
+    prepared: (context ids, continuation ids, ...), or a message why it cannot be scored; score: what scores those
+    whose continuation is not empty.
+    """
     scores: list[Score] = [
         Score(float("nan"), error=item) if isinstance(item, str) else Score(0.0, (), True, ()) for item in prepared
     ]
-    sizes = [0 if isinstance(item, str) else len(item[0]) + len(item[1]) - 1 for item in prepared]
     wanted = [i for i, item in enumerate(prepared) if not isinstance(item, str) and item[1]]
-    order = sorted(wanted, key=lambda i: -sizes[i])
-    with torch.inference_mode(), inference_attention(engine.model), engine.autocast():
-        for batch in _batches(sizes, order, max_tokens):
-            for i, score in zip(batch, _forward(engine, [prepared[i] for i in batch]), strict=True):
-                scores[i] = score
+    if not wanted:
+        return scores
+    with torch.inference_mode(), evaluating(engine.model), engine.autocast():
+        found = score([prepared[i] for i in wanted])
+    for i, one in zip(wanted, found, strict=True):
+        scores[i] = one
     return scores
+
+
+def _padded(engine: Any, items: Sequence[Any], max_tokens: int) -> list[Score]:
+    """Full forwards of padded batches, pairs of like length together."""
+    sizes = [len(left) + len(right) - 1 for left, right in items]
+    out: list[Any] = [None] * len(items)
+    with inference_attention(engine.model):
+        for batch in batches(sizes, sorted(range(len(items)), key=lambda i: -sizes[i]), max_tokens):
+            for i, score in zip(batch, _forward(engine, [items[i] for i in batch]), strict=True):
+                out[i] = score
+    return out
 
 
 def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
@@ -98,8 +137,7 @@ def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
     )
     logits = out.logits[:, -(width - first) :].float()
     targets = targets[:, first:]
-    logprobs = (logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
-    greedy = (logits.argmax(-1) == targets).tolist()
+    logprobs, greedy = token_logprobs(logits, targets)
     scores = []
     for row, (left, right) in enumerate(items):
         start = len(left) - 1 - first

@@ -8,12 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tutelage.engine.decode import Request
 from tutelage.engine.requests import Piece, SamplingParams
-
-
-class _Cancelled(Exception):
-    """Raised inside the decoding thread when the reader has gone."""
+from tutelage.engine.rows import Cancelled, Request
 
 
 def _certain(text: str, stops: Sequence[str]) -> int:
@@ -35,15 +31,10 @@ def stream_pieces(engine: Any, ids: Sequence[int], params: SamplingParams, seed:
     inbox: queue.Queue[Any] = queue.Queue()
     gone = threading.Event()
 
-    def on_token(_row: int, token: int) -> None:
-        if gone.is_set():
-            raise _Cancelled
-        inbox.put(token)
-
     def work() -> None:
         try:
-            inbox.put(engine.complete(Request(ids, params, seed), on_token))
-        except _Cancelled:
+            inbox.put(engine.complete(Request(ids, params, seed, inbox.put), gone))
+        except Cancelled:
             pass
         except BaseException as problem:  # handed to the reader, who raises it
             inbox.put(problem)

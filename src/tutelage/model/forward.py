@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,3 +40,61 @@ def call(model: nn.Module, /, **kwargs: Any) -> Any:
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Positions [B, T] that count only real tokens, whichever side the padding is on."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+_LOCK = threading.Lock()
+_HELD: dict[tuple[int, str], tuple[int, Callable[[], None]]] = {}
+"""(object, what) -> how many threads hold a temporary state of it, and what puts the former state back."""
+
+
+@contextmanager
+def _held(thing: Any, what: str, enter: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    """Within: what `enter` set; the last thread to leave undoes it. So one thread's end is not another's surprise."""
+    key = (id(thing), what)
+    with _LOCK:
+        count, undo = _HELD.get(key) or (0, enter())
+        _HELD[key] = (count + 1, undo)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            count, undo = _HELD.pop(key)
+            if count > 1:
+                _HELD[key] = (count - 1, undo)
+            else:
+                undo()
+
+
+def attention_as(model: Any, name: str) -> Any:
+    """A context within which the model's attention is the one of that name."""
+    config = model.config
+
+    def enter() -> Callable[[], None]:
+        before, config._attn_implementation = config._attn_implementation, name
+        return lambda: setattr(config, "_attn_implementation", before)
+
+    return _held(config, "attention", enter)
+
+
+def evaluating(model: nn.Module) -> Any:
+    """A context within which the model is in evaluation mode."""
+
+    def enter() -> Callable[[], None]:
+        training = model.training
+        if training:
+            model.eval()
+
+        def undo() -> None:
+            if training:
+                model.train()
+
+        return undo
+
+    return _held(model, "mode", enter)
+
+
+def inference_attention(model: Any) -> Any:
+    """A context within which attention is sdpa if the model runs eager: quicker without gradients."""
+    before = model.config._attn_implementation
+    swap = before in ("eager", "sdpa") and getattr(model, "_supports_sdpa", False)
+    return attention_as(model, "sdpa" if swap else before)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tutelage.core.atomic import write_folder
 from tutelage.core.errors import ConfigError, DataError, TutelageError
+from tutelage.model.kinds import AUTO, WORDS, stored_kind
 from tutelage.model.presets import PRESETS, build_config
 from tutelage.text.chat import turn_end_id
 
@@ -101,6 +102,20 @@ def _looks_local(name: str) -> bool:
     return bool(rest) and Path(owner).is_dir()
 
 
+def model_source(path_or_id: str | os.PathLike[str]) -> str:
+    """What ``from_pretrained`` takes: the folder of a model folder or run directory, else the hub id itself.
+
+    Raises DataError for a preset, and for a path that holds no model.
+    """
+    name = str(path_or_id)
+    if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
+        raise DataError(f"{name!r} is a preset, not trained weights; use create_model")
+    folder = find_model_dir(name)
+    if folder is None and _looks_local(name):
+        raise DataError(f"no model in {name!r}: neither it nor its model/ holds a config.json")
+    return str(folder or name)
+
+
 def load_tokenizer(path_or_id: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a model folder, a run directory (its ``tokenizer/`` or ``model/``) or a hub id.
 
@@ -141,23 +156,23 @@ def load_model(
     tokenizer: Tokenizer | None = None,
     dtype: str | torch.dtype = "auto",
     attn_implementation: str | None = "eager",
+    any_kind: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """The causal LM and tokenizer of a local folder, a run directory (its ``model/``) or a hub id.
 
     Given a ``tokenizer``, the embeddings are resized to it. ``attn_implementation="eager"`` is the quickest for the
-    short sequences that are trained on a CPU. Raises DataError when nothing loadable is there.
+    short sequences that are trained on a CPU. ``any_kind``: masked LMs and encoder-decoders are loaded too, else they
+    are refused. Raises DataError when nothing loadable is there.
     """
     name = str(path_or_id)
-    if name.removeprefix("preset:") in PRESETS and not Path(name).exists():
-        raise DataError(f"{name!r} is a preset, not trained weights; use create_model")
-    folder = find_model_dir(name)
-    if folder is None and _looks_local(name):
-        raise DataError(f"no model in {name!r}: neither it nor its model/ holds a config.json")
-    source = str(folder or name)
+    source, folder = model_source(name), find_model_dir(name)
     if tokenizer is None:
         tokenizer = load_tokenizer(source)
     with reading(name, folder, "a causal language model"):
-        model = AutoModelForCausalLM.from_pretrained(
+        kind = stored_kind(source)
+        if kind != "causal" and not any_kind:
+            raise DataError(f"{name!r} holds {WORDS[kind]}; a causal language model is needed here")
+        model = AUTO[kind].from_pretrained(
             source, dtype=resolve_dtype(dtype) or "auto", attn_implementation=attn_implementation
         )
     resize_for(model, tokenizer)

@@ -124,12 +124,17 @@ def _inputs(config: StageConfig) -> dict[str, str]:
         file = file if file.endswith(".py") else given
         if not Path(file).exists() and "/" not in file:
             continue
-        status = (read_manifest(file) or {}).get("status", "finished") if Path(file).is_dir() else "finished"
-        if status != "finished":
-            words = "running, or was killed" if status == "running" else status
-            raise RunError(f"{name}={given}: that run is not finished (it is {words}); run its command again first")
+        require_finished(file, f"{name}={given}")
         out[name] = file
     return out
+
+
+def require_finished(path: str | Path, where: str) -> None:
+    """RunError if `path` is the directory of a run that has not finished."""
+    status = (read_manifest(path) or {}).get("status", "finished") if Path(path).is_dir() else "finished"
+    if status != "finished":
+        words = "running, or was killed" if status == "running" else status
+        raise RunError(f"{where}: that run is not finished (it is {words}); run its command again first")
 
 
 def read_summary(path: Path) -> dict[str, Any]:

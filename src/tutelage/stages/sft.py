@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import nn
 
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import DataError
+from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine
+from tutelage.engine.support import support
 from tutelage.loss.lm import token_logprobs
 from tutelage.model.hub import add_lora, load_model, resize_for, save_model
 from tutelage.text.chat import as_messages, encode_chats, ensure_chat, turn_end_id
@@ -49,6 +50,9 @@ class SftConfig(StageConfig):
     """Rows per step."""
     max_length: int = Field(256, ge=2)
     """Longest row in tokens, at most the model's context."""
+    packing: bool = False
+    """A step's rows one behind another in one row, none attending to another, instead of padded to the longest: quicker
+    where lengths differ much. For models whose attention follows a plan."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     ptx_data: str | None = None
@@ -171,7 +175,11 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
     for name, part in (("training", rows), ("held-out", held)):
         if not part:
             raise DataError(f"{config.data}: no {name} row has an answer within {longest} tokens; raise max_length")
-    loader: Any = RowLoader(rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id)
+    if config.packing and not (found := support(model)).plans:
+        raise ConfigError(f"packing=true cannot be used with {config.model}: {found.reason}; leave it out")
+    loader: Any = RowLoader(
+        rows, batch_size=config.batch_size, seed=config.seed, pad_id=tokenizer.pad_token_id, flat=config.packing
+    )
     objective: Objective = causal
     shards = None
     if config.ptx_data:

@@ -147,6 +147,21 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     return batch
 
 
+def collate_flat(rows: Sequence[Row]) -> Batch:
+    """The rows one behind another, nothing padded: input_ids, labels and position_ids [1, N], and lengths [B].
+
+    A row's first label is -100: the token before it belongs to another row.
+    """
+    labels = [IGNORED if i == 0 else label for row in rows for i, label in enumerate(row["labels"])]
+    flat = {
+        "input_ids": [token for row in rows for token in row["input_ids"]],
+        "labels": labels,
+        "position_ids": [i for row in rows for i in range(len(row["input_ids"]))],
+    }
+    batch = {key: torch.tensor(values)[None] for key, values in flat.items()}
+    return {**batch, "lengths": torch.tensor([len(row["input_ids"]) for row in rows])}
+
+
 def cut_by_tokens(numbers: Sequence[int], lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
     """The row numbers, in their order, in groups of at most `budget` tokens (rows x longest row, padding counted).
 
@@ -168,7 +183,8 @@ class RowLoader:
 
     Give either `batch_size` (rows) or `token_budget` (rows x longest row <= budget, padding counted). Every row comes
     once an epoch. Rank r of w gets rows r, r+w, ... of each global batch; where a batch has too few rows, a rank gets a
-    copy with all labels -100, so that every rank takes every step. Endless unless `epochs` is given.
+    copy with all labels -100, so that every rank takes every step. Endless unless `epochs` is given. `flat`: rows one
+    behind another instead of padded (see `collate_flat`).
     """
 
     def __init__(
@@ -182,8 +198,10 @@ class RowLoader:
         world_size: int = 1,
         epochs: int | None = None,
         shuffle: bool = True,
+        flat: bool = False,
     ) -> None:
         _check_ranks(rank, world_size)
+        self.flat = flat
         if (batch_size is None) == (token_budget is None):
             raise ConfigError("loader: give exactly one of batch_size and token_budget")
         if (batch_size if batch_size is not None else token_budget or 0) < 1:
@@ -247,7 +265,7 @@ class RowLoader:
         if not own:
             row = self.rows[numbers[0]]
             own = [{**row, "labels": [IGNORED] * len(row["labels"])}]
-        return collate(own, self.pad_id)
+        return collate_flat(own) if self.flat else collate(own, self.pad_id)
 
     def _identity(self) -> dict[str, Any]:
         size = {"batch_size": self.batch_size, "token_budget": self.token_budget}

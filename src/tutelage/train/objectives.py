@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,12 +11,20 @@ from torch import Tensor, nn
 
 from tutelage.loss.lm import cross_entropy_sum
 from tutelage.loss.preference import kwise_loss
+from tutelage.model.attention import packed, using
 
 
 def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """Next-token cross-entropy, summed over the labels that are not -100 (pretraining and SFT)."""
+    """Next-token cross-entropy, summed over the labels that are not -100 (pretraining and SFT).
+
+    A batch with "lengths" holds documents one behind another in one row: none attends to another.
+    """
     extra = {k: batch[k] for k in ("attention_mask", "position_ids") if k in batch}
-    logits = model(input_ids=batch["input_ids"], use_cache=False, **extra).logits
+    plan: Any = nullcontext()
+    if "lengths" in batch:
+        plan = using(model, packed(batch["lengths"].tolist(), batch["input_ids"].device))
+    with plan:
+        logits = model(input_ids=batch["input_ids"], use_cache=False, **extra).logits
     total, count = cross_entropy_sum(logits, batch["labels"])
     return total, {"count": int(count), "tokens": batch["input_ids"].numel()}
 
