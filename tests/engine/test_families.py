@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -16,13 +17,23 @@ from tutelage.model.heads import RewardModel, create_reward_model
 SIZE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 MORE = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 1}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "mistral": ("MistralConfig", {**SIZE, **MORE, "sliding_window": 5}),
-    "gemma3": ("Gemma3TextConfig", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 5}),
+    "gpt2": ("GPT2Config", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}),
+    "llama": ("LlamaConfig", {**SIZE, **MORE}),
+    "qwen3": ("Qwen3Config", {**SIZE, **MORE, "head_dim": 16}),
+    "mistral": ("MistralConfig", {**SIZE, **MORE, "sliding_window": 8}),
+    "gemma2": ("Gemma2Config", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 5}),
+    "gemma3": ("Gemma3TextConfig", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 8}),
+    "neox": ("GPTNeoXConfig", {**SIZE, "intermediate_size": 48, "max_position_embeddings": 64}),
+    "gpt_oss": ("GptOssConfig", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 5, "num_local_experts": 2,
+                                 "num_experts_per_tok": 1}),
     "opt": ("OPTConfig", {**SIZE, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}),
     "bloom": ("BloomConfig", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 2}),
+    "falcon": ("FalconConfig", {**SIZE, "alibi": True, "new_decoder_architecture": False}),
     "mamba": ("MambaConfig", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}),
     "lfm2": ("Lfm2Config", {**SIZE, **MORE, "layer_types": ["conv", "full_attention"]}),
-}
+}  # fmt: skip
+FALL_BACK = {"bloom", "falcon", "mamba", "lfm2"}
+"""Those that cannot follow a plan: alibi, recurrent, hybrid."""
 PROMPTS = [[5, 9, 31, 7, 7, 8, 60], [12, 13], [40, 41, 42, 43]]
 
 
@@ -42,7 +53,8 @@ def model(request: pytest.FixtureRequest) -> Any:
     config = getattr(transformers, name)(**shape)
     config.pad_token_id, config.eos_token_id, config.bos_token_id = 0, 1, None
     torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(config).eval()
+    made: Any = AutoModelForCausalLM.from_config(config).eval()
+    made.family = request.param
     with torch.no_grad():
         made.get_output_embeddings().weight.mul_(8)
     return made
@@ -57,6 +69,39 @@ def test_greedy_equals_transformers(model: Any) -> None:
             row, max_new_tokens=params.max_tokens, do_sample=False, attention_mask=torch.ones_like(row)
         )
         assert list(output.completions[0].tokens) == full[0, len(ids) :].tolist()
+
+
+def test_who_follows_plans_and_that_the_others_are_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from tutelage.engine import support
+
+    vars(model).pop("_tutelage_support", None)
+    support._TOLD.discard(type(model))
+    with caplog.at_level(logging.WARNING, "tutelage"):
+        found = LocalEngine(model, _Ids()).support
+        LocalEngine(model, _Ids()).generate([[5, 6]], SamplingParams(max_tokens=1))
+    assert found.plans is (model.family not in FALL_BACK), found.reason
+    lines = [r.message for r in caplog.records]
+    assert len(lines) == (0 if found.plans else 1) and all("runs without shared prefixes: " in line for line in lines)
+
+
+def test_scores_and_logprobs_equal_a_full_forward(model: Any) -> None:
+    engine = LocalEngine(model, _Ids())
+    head = list(range(20, 40))
+    pairs = [([*head, 5, 6], [7, 8]), ([*head, 5, 6], [7, 9, 11]), ([*head, 50], [3]), ([44], [45, 46, 47, 48] * 3)]
+    for (context, said), score in zip(pairs, engine.score(pairs, max_tokens=16), strict=True):
+        with torch.inference_mode():
+            whole = model(torch.tensor([context + said])).logits[0].float().log_softmax(-1)
+        expected = [float(whole[len(context) + i - 1, token]) for i, token in enumerate(said)]
+        assert score.token_logprobs == pytest.approx(expected, abs=1e-4)
+    params = SamplingParams(max_tokens=9, n=3, seed=3, temperature=0.8, banned_tokens=(1,))
+    for output in engine.generate([pairs[0][0], pairs[3][0]], params):
+        for made in output.completions:
+            ids = [*output.prompt_tokens, *made.tokens]
+            with torch.inference_mode():
+                whole = (model(torch.tensor([ids])).logits[0].float() / 0.8).log_softmax(-1)
+            start = len(output.prompt_tokens) - 1
+            expected = [float(whole[start + i, token]) for i, token in enumerate(made.tokens)]
+            assert made.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_reward_model_ignores_padding_and_reloads(model: Any, tmp_path: Any) -> None:

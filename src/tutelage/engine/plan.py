@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tutelage.engine.trie import Node
-from tutelage.model.attention import Block, NewKeys, Plan, StoredKeys
+from tutelage.model.plans import Block, NewKeys, Plan, StoredKeys
 
 SMALL = 256
 """Most tokens of a subtree that is computed as one unit."""

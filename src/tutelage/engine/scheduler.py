@@ -21,8 +21,9 @@ from tutelage.engine.pool import Pool, PoolKeys
 from tutelage.engine.rows import Rows, Rules
 from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
 from tutelage.engine.trie import Node
-from tutelage.model.attention import Block, Plan, using
+from tutelage.model.attention import using
 from tutelage.model.forward import call
+from tutelage.model.plans import Block, Plan
 
 
 class Scheduler:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tutelage.engine.pool import Pool
 from tutelage.engine.rows import Finished, Request, Rows
 from tutelage.engine.trie import Node, Trie
-from tutelage.model.attention import StoredKeys
+from tutelage.model.plans import StoredKeys
 
 SHARE = 16
 """Fewest tokens for which a common beginning is kept apart rather than copied into every row."""

@@ -16,8 +16,9 @@ import torch
 
 from tutelage.engine.plan import Walk
 from tutelage.engine.trie import Trie
-from tutelage.model.attention import NAME, StoredKeys, using
+from tutelage.model.attention import NAME, using
 from tutelage.model.forward import call
+from tutelage.model.plans import StoredKeys
 
 log = logging.getLogger("tutelage")
 

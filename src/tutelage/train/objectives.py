@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tutelage.loss.lm import cross_entropy_sum
 from tutelage.loss.preference import kwise_loss
-from tutelage.model.attention import packed, using
+from tutelage.model.attention import using
+from tutelage.model.plans import packed
 
 
 def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
