@@ -104,6 +104,20 @@ def test_scores_and_logprobs_equal_a_full_forward(model: Any) -> None:
             assert made.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_bf16_follows_plans_too(model: Any) -> None:
+    """Queries and keys that a norm left in float32 must not make a family fall back under autocast."""
+    engine = LocalEngine(model, _Ids(), bf16=True)
+    assert engine.support.plans is (model.family not in FALL_BACK), engine.support.reason
+    score = engine.score([([5, 9, 31], [7, 8])])[0].logprob
+    assert score == pytest.approx(LocalEngine(model, _Ids()).score([([5, 9, 31], [7, 8])])[0].logprob, abs=0.3)
+
+
+def test_a_pair_that_cannot_be_scored_is_alone(model: Any) -> None:
+    good, bad, long = LocalEngine(model, _Ids()).score([([5], [6]), ([5], [400]), ([5], [6] * (1 << 10))])
+    assert good.error is None and "outside 0..95" in (bad.error or "")
+    assert long.error is None or "context is" in long.error
+
+
 def test_reward_model_ignores_padding_and_reloads(model: Any, tmp_path: Any) -> None:
     reward = create_reward_model(model, seed=1).eval()
     ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0]])

@@ -23,6 +23,12 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -
     return ids, mask
 
 
+def _recurrent(config: Any) -> bool:
+    """Whether no layer attends to the past: those classes multiply one token's state by the whole mask."""
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]
+    return not any(kind.endswith("attention") and kind != "linear_attention" for kind in kinds)
+
+
 class CausalBatch:
     """Prompts after one left-padded prefill: ``logits`` [B, V] of the next token, and a cache to go on with."""
 
@@ -32,7 +38,8 @@ class CausalBatch:
         ids, self.mask = left_pad(prompts, pad, device)
         self.cache = make_cache(model.config, ids.shape[1] + steps)
         self.position = self.mask.sum(-1, keepdim=True)
-        self.logits = self._forward(ids, position_ids(self.mask))
+        self.recurrent = _recurrent(model.config)
+        self.logits = self._forward(ids, position_ids(self.mask), self.mask)
 
     def select(self, rows: Tensor) -> None:
         """Keep (or repeat) the given rows (int64 indices)."""
@@ -42,15 +49,15 @@ class CausalBatch:
     def step(self, last_B: Tensor) -> Tensor:
         """Logits [B, V] (float32) after one more token a row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(self.mask.shape[0], 1)], dim=1)
-        logits = self._forward(last_B[:, None], self.position)
+        logits = self._forward(last_B[:, None], self.position, None if self.recurrent else self.mask)
         self.position = self.position + 1
         return logits
 
-    def _forward(self, ids: Tensor, position: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         out = call(
             self.model,
             input_ids=ids,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=position,
             cache=self.cache,
             use_cache=True,
@@ -77,6 +84,9 @@ class BatchDecoder:
     def run(self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None = None) -> list[Finished]:
         """Decode groups of requests that share a prompt; results in the order of the flattened groups."""
         requests = [self.row(request) for group in groups for request in group]
+        stateful = any(hasattr(module, "_setup_cache") for module in self.model.modules())
+        if stateful:  # recurrent states inside the modules (RecurrentGemma): rows cannot be repeated or dropped
+            groups = [[request] for request in requests]
         steps = max(request.params.max_tokens for request in requests)
         results: list[Finished | None] = [None] * len(requests)
         if steps == 0:
@@ -97,7 +107,7 @@ class BatchDecoder:
             done = set(rows.ended())
             if len(done) == len(rows) or step + 1 == steps:
                 break
-            if 2 * len(done) > len(rows):  # copying a cache costs more than a few idle rows
+            if 2 * len(done) > len(rows) and not stateful:  # copying a cache costs more than a few idle rows
                 self._collect(rows, sorted(done), numbers, results)
                 keep = [i for i in range(len(rows)) if i not in done]
                 rows.select(keep)

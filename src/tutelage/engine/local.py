@@ -64,7 +64,7 @@ class LocalEngine:
         self.max_tokens = max_tokens
         self.max_batch_tokens = max_batch_tokens
         self.compiled = compiled
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.on_done: Callable[[int], object] | None = None
         """Told how many prompts each finished batch held: for progress."""
 
@@ -273,7 +273,7 @@ class LocalEngine:
         decoder = made(self.model, pad, self._rules)
         order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
         done: list[list[Finished]] = [[] for _ in groups]
-        with self._lock, inference_attention(self.model):
+        with self.lock, inference_attention(self.model):
             for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
                 finished = iter(decoder.run([groups[i] for i in batch], cancelled))
                 for i in batch:

@@ -58,6 +58,11 @@ def uniforms(seeds_B: Tensor, position: int | Tensor) -> Tensor:
     return _shift_right(mix(counter), 40).float() * 2.0**-24
 
 
+def _divisor(temperature: float) -> float:
+    """What logits are divided by: 1 for greedy rows, and nothing so small that they overflow."""
+    return max(temperature, 1e-6) if temperature else 1.0
+
+
 @dataclass
 class RowParams:
     """Sampling parameters of the rows of a batch as tensors [B]; ``None`` where no row uses the feature."""
@@ -89,7 +94,7 @@ class RowParams:
         any_greedy = any(p.temperature == 0 for p in kinds)
         return cls(
             seeds=torch.tensor([_signed(s) for s in seeds], dtype=torch.int64, device=device),
-            temperature=torch.tensor([p.temperature or 1.0 for p in params], device=device)[:, None],
+            temperature=torch.tensor([_divisor(p.temperature) for p in params], device=device)[:, None],
             greedy=greedy if any_greedy else None,
             all_greedy=all(p.temperature == 0 for p in kinds),
             top_k=tensor(lambda p: p.top_k, 0),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tutelage.core.errors import DataError
 from tutelage.engine.requests import Score
 from tutelage.engine.trie_score import score_tokens
 from tutelage.model.forward import call, evaluating, inference_attention, position_ids
@@ -80,7 +81,18 @@ def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) 
             return score_tokens(engine.model, items, max_tokens)
         return _padded(engine, items, max_tokens)
 
-    return scored(engine, [_prepare(engine, *pair) for pair in pairs], found)
+    return scored(engine, [_prepared(engine, *pair) for pair in pairs], found)
+
+
+def _prepared(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
+    try:
+        made = _prepare(engine, context, continuation)
+    except Exception as problem:  # a tokenizer raises whatever it likes; it is about this pair alone
+        return str(problem) if isinstance(problem, DataError) else f"{type(problem).__name__}: {problem}"
+    vocab = engine.model.get_input_embeddings().num_embeddings
+    if not isinstance(made, str) and any(not 0 <= token < vocab for side in made for token in side):
+        return f"context or continuation has token ids outside 0..{vocab - 1}"
+    return made
 
 
 def scored(engine: Any, prepared: Sequence[Any], score: Callable[[Sequence[Any]], list[Score]]) -> list[Score]:
@@ -106,7 +118,7 @@ def _padded(engine: Any, items: Sequence[Any], max_tokens: int) -> list[Score]:
     """Full forwards of padded batches, pairs of like length together."""
     sizes = [len(left) + len(right) - 1 for left, right in items]
     out: list[Any] = [None] * len(items)
-    with inference_attention(engine.model):
+    with engine.lock, inference_attention(engine.model):
         for batch in batches(sizes, sorted(range(len(items)), key=lambda i: -sizes[i]), max_tokens):
             for i, score in zip(batch, _forward(engine, [items[i] for i in batch]), strict=True):
                 out[i] = score

@@ -8,6 +8,7 @@ transformers' own caches and full forwards behind the same API.
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from tutelage.engine.plan import Walk
 from tutelage.engine.trie import Trie
 from tutelage.model.attention import NAME, using
-from tutelage.model.forward import call
+from tutelage.model.forward import call, evaluating
 from tutelage.model.plans import StoredKeys
 
 log = logging.getLogger("tutelage")
@@ -34,25 +35,27 @@ class Support:
     token_bytes: int = 0
 
 
-def support(model: Any) -> Support:
-    """What was found of this model; tried at the first call. The first refusal is logged, once a class."""
-    found = getattr(model, "_tutelage_support", None)
-    if found is None:
-        training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode():
-                found = _try(model)
-        finally:
-            model.train(training)
-        model._tutelage_support = found
-        if not found.plans and type(model) not in _TOLD:
-            _TOLD.add(type(model))
-            log.warning("%s runs without shared prefixes: %s", type(model).__name__, found.reason)
-    return found
-
-
+_LOCK = threading.Lock()
 _TOLD: set[type] = set()
+
+
+def support(model: Any) -> Support:
+    """What was found of this model, in its present type and autocast; tried at the first call.
+
+    The first refusal is logged, once a class.
+    """
+    first = next(model.parameters())
+    kind = first.device.type
+    key = (first.dtype, kind, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
+    with _LOCK:
+        known: dict[Any, Support] = model.__dict__.setdefault("_tutelage_support", {})
+        if key not in known:
+            with torch.inference_mode(), evaluating(model):
+                known[key] = _try(model)
+            if not known[key].plans and type(model) not in _TOLD:
+                _TOLD.add(type(model))
+                log.warning("%s runs without shared prefixes: %s", type(model).__name__, known[key].reason)
+        return known[key]
 
 
 def _try(model: Any) -> Support:
@@ -76,13 +79,14 @@ def _try(model: Any) -> Support:
         trie = Trie(rows)
         # small units and forwards, so that every kind of part occurs
         walk = Walk(trie.nodes, 6, device, keep=lambda node: True, small=4)
-        found, calls = {}, []
+        found, calls, windows = {}, [], 0
         for chunk in walk.chunks():
             with using(model, chunk.plan) as count:
                 logits = call(
                     model, input_ids=chunk.ids[None], position_ids=chunk.positions[None], use_cache=False
                 ).logits[0]  # fmt: skip
                 calls.append(count.calls)
+                windows += count.windows
             for order, at in chunk.starts.items():
                 found[order] = logits[at : at + trie.nodes[order].length]
     except Exception as problem:  # whatever a family's own code raises means the same: it does not work there
@@ -90,6 +94,8 @@ def _try(model: Any) -> Support:
     layers = config.num_hidden_layers
     if any(n != layers for n in calls):
         return Support(False, f"its attention was asked {calls[0]} times by {layers} layers under the name {NAME!r}")
+    if not windows and _windowed(config):
+        return Support(False, "its sliding window does not reach its attention")
     for leaf, wanted in zip(trie.leaf, expected):
         made = torch.cat([found[node.order] for node in leaf.path()]).float()
         scale = 1 + wanted.float().abs().max()
@@ -98,6 +104,17 @@ def _try(model: Any) -> Support:
         if not gap <= limit:
             return Support(False, f"its logits differ by {gap:.1e} under a plan")
     return Support(True, "", _token_bytes(walk.stored[0]))
+
+
+def _windowed(config: Any) -> bool:
+    """Whether some layer has a window shorter than the context; the probe is too short to notice one."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if not window or (kinds is not None and "sliding_attention" not in kinds):
+        return False
+    if kinds is None and getattr(config, "use_sliding_window", True) is False:
+        return False
+    return window < (getattr(config, "max_position_embeddings", None) or window + 1)
 
 
 def _token_bytes(kept: StoredKeys) -> int:

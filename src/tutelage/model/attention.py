@@ -34,6 +34,8 @@ _HARMLESS = {
 class _Current(threading.local):
     plan: Plan | None = None
     calls: int = 0
+    windows: int = 0
+    """Calls of layers with a sliding window."""
 
 
 _CURRENT = _Current()
@@ -42,7 +44,7 @@ _CURRENT = _Current()
 @contextmanager
 def using(model: Any, plan: Plan) -> Iterator[_Current]:
     """Within: forwards of `model` in this thread follow the plan. The object given counts the attention calls."""
-    outer, _CURRENT.plan, _CURRENT.calls = _CURRENT.plan, plan, 0
+    outer, _CURRENT.plan, _CURRENT.calls, _CURRENT.windows = _CURRENT.plan, plan, 0, 0
     try:
         with attention_as(model, NAME):
             yield _CURRENT
@@ -87,6 +89,11 @@ def _refuse(module: Any, query: Tensor, kwargs: dict[str, Any]) -> None:
 
 def _run(plan: Plan, query: Tensor, key: Tensor, value: Tensor, layer: int, how: How, sinks: Tensor | None) -> Tensor:
     _CURRENT.calls += 1
+    _CURRENT.windows += how.window is not None
+    # autocast's dtype for all three where that is on, as for sdpa: norms of queries and keys leave float32 there
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     return plan.run(layer, query[0], key[0], value[0], how, sinks)[None]
 
 

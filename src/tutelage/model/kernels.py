@@ -66,7 +66,14 @@ def trainable(
 def _by_matmul(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """The same in plain matrix products, in at least fp32."""
+    """The same in plain matrix products, in float32 (autocast would take the products to bfloat16)."""
+    with torch.autocast(query.device.type, enabled=False):
+        return _products(query, key, value, bias, causal, scale, softcap)
+
+
+def _products(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
     repeat = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeat, 1).float() for x in (key, value))
     scores = torch.matmul(query.float(), key.transpose(2, 3)) * scale

@@ -133,14 +133,21 @@ class Block:
 
     def _make(self, window: int | None, query: Tensor) -> tuple[Tensor | None, Tensor | None, bool]:
         if window is None:
-            return (None if self.mask is None else _additive(self.mask, query.dtype)), None, self.causal
+            if self.mask is None:
+                return None, None, self.causal
+            return _additive(self.mask, query.dtype), _blind(self.mask), self.causal
         assert self.query_positions is not None and self.key_positions is not None
         near = self.query_positions[:, None, :, None] - self.key_positions[:, None, None, :] < window
         seen = near if self.mask is None else near & self.mask
         if self.causal:  # by place, not position: padding at the right stands behind every real token
             seen = seen & torch.ones(seen.shape[2:], dtype=torch.bool, device=seen.device).tril()
-        blind = ~seen.any(-1)
-        return _additive(seen, query.dtype), (blind if bool(blind.any()) else None), False
+        return _additive(seen, query.dtype), _blind(seen), False
+
+
+def _blind(seen: Tensor) -> Tensor | None:
+    """The queries [G, 1, T] that see no key, None if there is none."""
+    blind = ~seen.any(-1)
+    return blind if bool(blind.any()) else None
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,8 +216,9 @@ def _merge(out_NHD: Tensor, lse_NH: Tensor, part_MHD: Tensor, weight_MH: Tensor,
     """Merge M results into those of the tokens `to`, in place."""
     old = lse_NH[to]
     both = torch.logaddexp(old, weight_MH.float())
-    mixed = out_NHD[to] * torch.exp(old - both)[..., None]
-    out_NHD[to] = torch.addcmul(mixed, part_MHD.float(), torch.exp(weight_MH.float() - both)[..., None])
+    sure = both.clamp(min=torch.finfo(both.dtype).min)  # -inf where neither part sees a key: -inf - -inf is NaN
+    mixed = out_NHD[to] * torch.exp(old - sure)[..., None]
+    out_NHD[to] = torch.addcmul(mixed, part_MHD.float(), torch.exp(weight_MH.float() - sure)[..., None])
     lse_NH[to] = both
 
 
