@@ -43,6 +43,8 @@ def start_token(tokenizer: Any) -> int | str:
 
 def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
     left, right = _split(engine, context, continuation)
+    if len(continuation) and not right:  # an empty sum would call it certain
+        return "the continuation has no token of its own behind the context; give token ids on either side"
     if not left and right:
         start = start_token(engine.tokenizer)
         if isinstance(start, str):
