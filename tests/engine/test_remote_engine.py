@@ -8,32 +8,29 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from tests.servers import JsonHandler, serving
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine import RemoteEngine, SamplingParams, load
 
 KEY = "sk-very/secret+key"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     """Plays the next act of the server's script, or else answers as a good server does."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: Stage
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         self.answer({"data": [{"id": "tiny"}]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         self.server.seen.append((self.path, body, self.headers.get("Authorization")))
         with self.server.counting:
             self.server.inside += 1
@@ -60,15 +57,6 @@ class Handler(BaseHTTPRequestHandler):
         else:
             choice = {"text": f"{said}{body['prompt']}", "logprobs": {"token_logprobs": [-0.25]}}
         self.answer({"choices": [{**choice, "finish_reason": "stop"}] * body["n"]})
-
-    def answer(self, found: Any, status: int = 200, **headers: str) -> None:
-        data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
 
     def events(self, events: list[Any], end: bool = False) -> None:
         """Some of a stream as one chunk each; the headers come before the first."""
@@ -107,11 +95,8 @@ class Stage(ThreadingHTTPServer):
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     server = Stage()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def status(code: int, message: str = "no", **headers: str) -> Any:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
+from tests.servers import JsonHandler, serving
 from tutelage.engine import RemoteEngine, load
 from tutelage.engine.echo import text_span
 
@@ -58,32 +57,22 @@ class Server(ThreadingHTTPServer):
         }
 
 
-class Handler(BaseHTTPRequestHandler):
-    disable_nagle_algorithm = True
+class Handler(JsonHandler):
     server: Server
 
-    def log_message(self, *args: object) -> None:
-        pass
-
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         self.server.asked.append(body)
         answer = (self.server.answer or self.server.plain)(body)
         status, found = self.server.change(body, answer) or (200, answer)
-        data = json.dumps(found).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer(found, status)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with serving(made):
+        yield made
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.servers import JsonHandler, serving
 from tutelage.core.errors import ConfigError, DataError, RunError
 from tutelage.engine import SamplingParams, load
 from tutelage.pipeline import batch
@@ -227,19 +228,15 @@ def test_from_a_recipe_chat_and_columns(command: Any, chain: Path, tmp_path: Pat
     assert one.wait() == 0 and one.text().startswith("sam is")
 
 
-class Handler(BaseHTTPRequestHandler):
-    disable_nagle_algorithm = True
+class Handler(JsonHandler):
     failing = threading.Event()
     keys: list[str | None] = []
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         self.answer({"data": [{"id": "tiny"}]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         self.keys.append(self.headers.get("Authorization"))
         said = body.get("prompt") or body["messages"][-1]["content"]
         if "p11 " in f"{said} " and self.failing.is_set():
@@ -250,21 +247,11 @@ class Handler(BaseHTTPRequestHandler):
             choice = {"text": f"{said}/{body['seed']}", "finish_reason": "stop"}
             self.answer({"choices": [choice] * body["n"]})
 
-    def answer(self, found: Any, status: int = 200) -> None:
-        data = json.dumps(found).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
+        yield address
     Handler.failing.clear()
 
 
