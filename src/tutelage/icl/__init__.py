@@ -1,0 +1,1 @@
+"""In-context learning: tasks, demonstrations, their order, instructions, scoring, reasoning."""
