@@ -17,7 +17,17 @@ from jinja2 import TemplateError
 from tutelage.core.errors import DataError
 from tutelage.engine.decode import BatchDecoder
 from tutelage.engine.masked import NO_GENERATION, score_masked
-from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
+from tutelage.engine.requests import (
+    Completion,
+    Counts,
+    Output,
+    Piece,
+    Prompt,
+    SamplingParams,
+    Score,
+    is_chat,
+    params_for,
+)
 from tutelage.engine.rows import Cancelled, Finished, Request, Rules
 from tutelage.engine.sampling import derive_seed
 from tutelage.engine.scheduler import Scheduler
@@ -65,6 +75,8 @@ class LocalEngine:
         self.max_batch_tokens = max_batch_tokens
         self.compiled = compiled
         self.lock = threading.Lock()
+        self.counts = Counts()
+        """Tokens asked and computed so far: what shared beginnings saved."""
         self.on_done: Callable[[int], object] | None = None
         """Told how many prompts each finished batch held: for progress."""
 
@@ -240,6 +252,7 @@ class LocalEngine:
             if not self.support.plans:
                 return self._static(groups, cancelled)
             session = Session(groups, cancelled, self.on_done)
+            self.counts.add(sum(len(r.prompt) for g in groups for r in g), session.prompt_tokens)
             self._scheduler.run(session)
         if session.error is not None:
             raise session.error

@@ -122,6 +122,19 @@ class Score:
     error: str | None = None
 
 
+@dataclass
+class Counts:
+    """Tokens that went through an engine: ``asked`` had every request been computed alone, ``computed`` really."""
+
+    asked: int = 0
+    computed: int = 0
+
+    def add(self, asked: int, computed: int) -> None:
+        """Count one call."""
+        self.asked += asked
+        self.computed += computed
+
+
 @dataclass(frozen=True)
 class Piece:
     """A streamed piece of text; the last one carries the finish reason."""

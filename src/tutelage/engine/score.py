@@ -80,7 +80,8 @@ def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) 
 
     def found(items: Sequence[Any]) -> list[Score]:
         if engine.support.plans:
-            return score_tokens(engine.model, items, max_tokens)
+            return score_tokens(engine.model, items, max_tokens, engine.counts)
+        engine.counts.add(*[sum(len(left) + len(right) - 1 for left, right in items)] * 2)
         return _padded(engine, items, max_tokens)
 
     return scored(engine, [_prepared(engine, *pair) for pair in pairs], found)

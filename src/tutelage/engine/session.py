@@ -83,6 +83,11 @@ class Session:
         self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Distinct tokens of the prompts: what is computed of them."""
+        return sum(node.length for node in self.trie.nodes) if self.results else 0
+
+    @property
     def over(self) -> bool:
         """Whether nothing more is to be computed for it."""
         return not self.left or self.error is not None or self.cancelled.is_set()

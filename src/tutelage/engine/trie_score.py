@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.engine.plan import Walk
-from tutelage.engine.requests import Score
+from tutelage.engine.requests import Counts, Score
 from tutelage.engine.trie import Trie
 from tutelage.model.attention import using
 from tutelage.model.forward import call
@@ -20,8 +20,9 @@ LOGITS = 1 << 25
 
 
 def score_tokens(
-    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_tokens: int = 4096
-) -> list[Score]:
+    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_tokens: int = 4096,
+    counts: Counts | None = None,
+) -> list[Score]:  # fmt: skip
     """One Score for each (context ids, continuation ids), neither empty. `max_tokens`: tokens of one forward.
 
     The model must honour plans (see probe.py). Equal contexts, beginnings of contexts and beginnings of continuations
@@ -29,6 +30,8 @@ def score_tokens(
     """
     whole = [np.array([*left, *right], dtype=np.int64) for left, right in pairs]
     trie = Trie([tokens[:-1] for tokens in whole])  # nothing is predicted from the last token
+    if counts is not None:
+        counts.add(sum(len(tokens) - 1 for tokens in whole), sum(node.length for node in trie.nodes))
     asked = _Asked(trie, whole, [len(left) for left, _ in pairs])
     device = next(model.parameters()).device
     vocab = model.get_output_embeddings().weight.shape[0]

@@ -1,0 +1,176 @@
+"""Contexts and continuations as token ids, each piece of text encoded once.
+
+Encoding every whole prompt would read the demonstrations once for each input and label. Instead the prefix is encoded
+once, and what follows it behind a short anchor that ends as the prefix ends; that the two together are exactly the
+tokens of the whole text is checked on every set, and where a tokenizer merges across that border whole texts are
+encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.core.errors import DataError
+from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Prompter
+
+Pair = tuple[Any, Any]
+_ANCHOR = "x"
+
+
+@dataclass
+class Encoded:
+    """Pairs for `engine.score`, [N][L], and what had to be left out."""
+
+    pairs: list[list[Pair]]
+    dropped: dict[int, int] = field(default_factory=dict)
+    """Set -> demonstrations dropped from its beginning, so that the longest query fits."""
+    too_long: list[int] = field(default_factory=list)
+    """Queries that do not fit, by number: they have no pairs."""
+
+
+class Encoder:
+    """Builds the pairs of one prompter for one engine."""
+
+    def __init__(self, engine: Any, prompter: Prompter) -> None:
+        self.engine, self.prompter = engine, prompter
+        self.local = hasattr(engine, "encode") and getattr(engine, "tokenizer", None) is not None
+        self.limit = getattr(engine, "context_length", None) or 1 << 30
+        if getattr(engine, "kind", "causal") != "causal":  # the two sides do not share one sequence
+            self.local = False
+
+    def pairs(
+        self, sets: Sequence[Sequence[Example]], queries: Sequence[Example], which: Sequence[tuple[int, int]]
+    ) -> Encoded:
+        """Pairs for each (set, query) of `which`, one for each option of the query.
+
+        Raises DataError for a query without options, and for an option that has no token of its own.
+        """
+        for query in queries:
+            if not query.options:
+                raise DataError(f"an example has no options to score: {query.text[:60]!r}")
+        if not self.local:
+            return Encoded([self._texts(sets[s], queries[q]) for s, q in which])
+        if self.prompter.chat:
+            return self._chats(sets, queries, which)
+        tails = self._tails(queries, bool(self.prompter.prefix(sets[0])) if sets else False)
+        return self._fitted(sets, queries, which, tails)
+
+    def _texts(self, demonstrations: Sequence[Example], query: Example) -> list[Pair]:
+        if self.prompter.chat:
+            prompt: Any = self.prompter.prompt(demonstrations, query)
+            return [(prompt, option) for option in query.options]
+        prefix = self.prompter.prefix(demonstrations)
+        made = [self.prompter.pair(query, option) for option in query.options]
+        return [(prefix + context, continuation) for context, continuation in made]
+
+    def _chats(
+        self, sets: Sequence[Sequence[Example]], queries: Sequence[Example], which: Sequence[tuple[int, int]]
+    ) -> Encoded:
+        out = Encoded([])
+        answers: dict[str, list[int]] = {}
+        for s, q in which:
+            demonstrations = list(sets[s])[out.dropped.get(s, 0) :]
+            context = self.engine.encode(self.prompter.prompt(demonstrations, queries[q]))
+            for option in queries[q].options:
+                if option not in answers:
+                    answers[option] = list(self.engine.tokenizer(option, add_special_tokens=False)["input_ids"])
+                    if not answers[option]:
+                        raise DataError(f"the label {option!r} has no tokens under this tokenizer; choose another word")
+            longest = max(len(answers[option]) for option in queries[q].options)
+            if len(context) + longest - 1 > self.limit:
+                out.too_long.append(q)
+                out.pairs.append([])
+                continue
+            out.pairs.append([(context, answers[option]) for option in queries[q].options])
+        return out
+
+    def _tails(self, queries: Sequence[Example], behind: bool) -> list[list[tuple[list[int], list[int]]]]:
+        """[Q][L] (ids of the context behind the prefix, ids of the continuation)."""
+        anchor = _ANCHOR + self.prompter.format.separator if behind else ""
+        skip = self.engine.encode(anchor) if behind else []
+        texts, shape = [], []
+        for query in queries:
+            made = [self.prompter.pair(query, option) for option in query.options]
+            shape.append(len(made))
+            for context, continuation in made:
+                kept = context.rstrip(" ")  # blanks before an answer belong to its first token
+                texts += [anchor + kept, anchor + context + continuation]
+        distinct = list(dict.fromkeys(texts))
+        encoded = dict(zip(distinct, self._many(distinct), strict=True))
+        flat = []
+        for left, whole in zip(texts[::2], texts[1::2]):
+            cut = len(encoded[left])
+            ids = encoded[whole]
+            if len(ids) <= cut:
+                what = whole[len(left) :]
+                raise DataError(f"the continuation {what!r} has no token of its own; choose another label")
+            flat.append((ids[len(skip) : cut], ids[cut:]))
+        out, at = [], 0
+        for count in shape:
+            out.append(flat[at : at + count])
+            at += count
+        return out
+
+    def _many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts, the empty one included (no tokens, not even a bos)."""
+        full = [t for t in texts if t]
+        found = iter(self.engine.tokenizer(full)["input_ids"] if full else ())
+        return [list(next(found)) if t else [] for t in texts]
+
+    def _fitted(
+        self, sets: Sequence[Sequence[Example]], queries: Sequence[Example], which: Sequence[tuple[int, int]],
+        tails: list[list[tuple[list[int], list[int]]]],
+    ) -> Encoded:  # fmt: skip
+        out = Encoded([])
+        sizes = [max(len(a) + len(b) for a, b in tail) for tail in tails]
+        # with demonstrations half of the context is theirs: one endless input must not cost everybody the examples
+        room = self.limit // 2 if any(len(s) for s in sets) else self.limit
+        out.too_long = sorted({q for _, q in which if sizes[q] - 1 > room})
+        bad = set(out.too_long)
+        prefixes: dict[int, list[int]] = {}
+        exact: dict[int, bool] = {}
+        for s in dict.fromkeys(s for s, _ in which):
+            mine = [q for t, q in which if t == s and q not in bad]
+            longest = max((sizes[q] for q in mine), default=1)
+            prefixes[s], out.dropped[s] = self._prefix(sets[s], longest)
+            exact[s] = not mine or self._joins(sets[s][out.dropped[s] :], prefixes[s], queries[mine[0]], tails[mine[0]])
+        out.dropped = {s: n for s, n in out.dropped.items() if n}
+        for s, q in which:
+            if q in bad:
+                out.pairs.append([])
+            elif exact[s]:
+                out.pairs.append([(prefixes[s] + a, b) for a, b in tails[q]])
+            else:
+                texts = self._texts(sets[s][out.dropped.get(s, 0) :], queries[q])
+                out.pairs.append([self._cut(context, continuation) for context, continuation in texts])
+        return out
+
+    def _cut(self, context: str, continuation: str) -> Pair:
+        """Both sides' ids, encoded as one text."""
+        kept = context.rstrip(" ")
+        left = self.engine.encode(kept) if kept else []
+        whole = self.engine.encode(context + continuation)
+        return whole[: len(left)], whole[len(left) :]
+
+    def _prefix(self, demonstrations: Sequence[Example], longest: int) -> tuple[list[int], int]:
+        """(ids, how many demonstrations were dropped from the beginning) so that `longest` more tokens fit."""
+        for dropped in range(len(demonstrations) + 1):
+            text = self.prompter.prefix(demonstrations[dropped:])
+            ids = self.engine.encode(text) if text else []
+            if len(ids) + longest - 1 <= self.limit:
+                return ids, dropped
+        raise DataError(
+            f"the instruction alone has {len(ids)} tokens and does not fit before a query of {longest} tokens: the "
+            f"model's context is {self.limit}"
+        )
+
+    def _joins(
+        self, demonstrations: Sequence[Example], prefix: list[int], query: Example,
+        tail: list[tuple[list[int], list[int]]],
+    ) -> bool:  # fmt: skip
+        """Whether prefix and tail, encoded apart, are the tokens of the whole."""
+        context, continuation = self._texts(demonstrations, query)[0]
+        return self.engine.encode(context + continuation) == prefix + tail[0][0] + tail[0][1]
