@@ -20,6 +20,7 @@ from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys
 from tutelage.engine.rows import Rows, Rules
 from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
+from tutelage.engine.step import Step
 from tutelage.engine.trie import Node
 from tutelage.model.attention import using
 from tutelage.model.forward import call
@@ -263,7 +264,11 @@ class Scheduler:
             )
             for session, node, index in self._shared_parts(cohorts)
         ]  # fmt: skip
-        with using(self.model, Plan(blocks, more, keepers)):
+        plan = Plan(blocks, more, keepers)
+        if len(cohorts) == 1 and not more:
+            cohort, block = cohorts[0], blocks[0]
+            plan = Step(block, keepers[0], cohort.pool, cohort.own, block.keys.length)
+        with using(self.model, plan):
             logits = self.decode(ids, positions)[0].float()
         at = 0
         for cohort in cohorts:
