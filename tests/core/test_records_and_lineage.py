@@ -1,15 +1,17 @@
 """Rows are named by line when bad; inputs are hashed by content; failed runs are marked; events can be read back."""
 
+import hashlib
 import json
 import os
 import struct
+import time
 
 import pytest
 
-from tutelage.core import records
+from tutelage.core import lineage, records
 from tutelage.core.errors import DataError, RunError
 from tutelage.core.events import masked_crc
-from tutelage.core.lineage import EDGE, parent_entry
+from tutelage.core.lineage import EDGE, content_digest, parent_entry
 from tutelage.core.rundir import RunDir, read_manifest
 
 
@@ -144,3 +146,20 @@ def test_checksum_is_crc32c():
         return (value >> 17 | value << 15) & 0xFFFFFFFF
 
     assert unmask(masked_crc(b"123456789")) == 0xE3069283  # the check value of CRC-32C
+
+
+def test_a_large_file_is_read_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lineage, "WHOLE", 100)
+    file, read, real = tmp_path / "w.safetensors", [], hashlib.file_digest
+    monkeypatch.setattr(lineage.hashlib, "file_digest", lambda *given: read.append(1) or real(*given))
+    file.write_bytes(b"a" * 500)
+    first = content_digest(file)
+    assert content_digest(file) == first and len(read) == 2  # written just now: its times say nothing yet
+    monkeypatch.setattr(lineage, "SETTLED", float("-inf"))
+    assert [content_digest(file) for _ in range(3)] == [first] * 3 and len(read) == 3
+    times = file.stat()
+    time.sleep(0.02)  # the file system's clock moves on
+    file.write_bytes(b"a" * 250 + b"b" + b"a" * 249)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size and time, another byte in the middle
+    assert content_digest(file) != first and len(read) == 4

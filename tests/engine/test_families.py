@@ -7,61 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from transformers import AutoModelForCausalLM
 
+from tests.engine.tiny_families import FALL_BACK, PLANNED, Numbers, build
 from tutelage.engine import SamplingParams
 from tutelage.engine.local import LocalEngine
 from tutelage.model.heads import RewardModel, create_reward_model
 
-SIZE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-MORE = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 1}
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2Config", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}),
-    "llama": ("LlamaConfig", {**SIZE, **MORE}),
-    "qwen3": ("Qwen3Config", {**SIZE, **MORE, "head_dim": 16}),
-    "mistral": ("MistralConfig", {**SIZE, **MORE, "sliding_window": 8}),
-    "gemma2": ("Gemma2Config", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 5}),
-    "gemma3": ("Gemma3TextConfig", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 8}),
-    "neox": ("GPTNeoXConfig", {**SIZE, "intermediate_size": 48, "max_position_embeddings": 64}),
-    "gpt_oss": ("GptOssConfig", {**SIZE, **MORE, "head_dim": 16, "sliding_window": 5, "num_local_experts": 2,
-                                 "num_experts_per_tok": 1}),
-    "opt": ("OPTConfig", {**SIZE, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}),
-    "bloom": ("BloomConfig", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 2}),
-    "falcon": ("FalconConfig", {**SIZE, "alibi": True, "new_decoder_architecture": False}),
-    "mamba": ("MambaConfig", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}),
-    "lfm2": ("Lfm2Config", {**SIZE, **MORE, "layer_types": ["conv", "full_attention"]}),
-}  # fmt: skip
-FALL_BACK = {"bloom", "falcon", "mamba", "lfm2"}
-"""Those that cannot follow a plan: alibi, recurrent, hybrid."""
 PROMPTS = [[5, 9, 31, 7, 7, 8, 60], [12, 13], [40, 41, 42, 43]]
 
 
-class _Ids:
-    pad_token_id, eos_token_id, bos_token_id = 0, 1, None
-
-    def __len__(self) -> int:
-        return 96
-
-    def decode(self, ids: list[int], **_: Any) -> str:
-        return " ".join(map(str, ids))
-
-
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=[*PLANNED, *FALL_BACK])
 def model(request: pytest.FixtureRequest) -> Any:
-    name, shape = FAMILIES[request.param]
-    config = getattr(transformers, name)(**shape)
-    config.pad_token_id, config.eos_token_id, config.bos_token_id = 0, 1, None
-    torch.manual_seed(0)
-    made: Any = AutoModelForCausalLM.from_config(config).eval()
-    made.family = request.param
-    with torch.no_grad():
-        made.get_output_embeddings().weight.mul_(8)
-    return made
+    return build(request.param)
 
 
 def test_greedy_equals_transformers(model: Any) -> None:
-    engine = LocalEngine(model, _Ids())
+    engine = LocalEngine(model, Numbers())
     each = [SamplingParams(max_tokens=n, temperature=0) for n in (4, 14, 5)]  # two rows end early and are dropped
     for ids, params, output in zip(PROMPTS, each, engine.generate(PROMPTS, each), strict=True):
         row = torch.tensor([ids])
@@ -77,15 +38,15 @@ def test_who_follows_plans_and_that_the_others_are_told(model: Any, caplog: pyte
     vars(model).pop("_tutelage_support", None)
     support._TOLD.discard(type(model))
     with caplog.at_level(logging.WARNING, "tutelage"):
-        found = LocalEngine(model, _Ids()).support
-        LocalEngine(model, _Ids()).generate([[5, 6]], SamplingParams(max_tokens=1))
+        found = LocalEngine(model, Numbers()).support
+        LocalEngine(model, Numbers()).generate([[5, 6]], SamplingParams(max_tokens=1))
     assert found.plans is (model.family not in FALL_BACK), found.reason
     lines = [r.message for r in caplog.records]
     assert len(lines) == (0 if found.plans else 1) and all("runs without shared prefixes: " in line for line in lines)
 
 
 def test_scores_and_logprobs_equal_a_full_forward(model: Any) -> None:
-    engine = LocalEngine(model, _Ids())
+    engine = LocalEngine(model, Numbers())
     head = list(range(20, 40))
     pairs = [([*head, 5, 6], [7, 8]), ([*head, 5, 6], [7, 9, 11]), ([*head, 50], [3]), ([44], [45, 46, 47, 48] * 3)]
     for (context, said), score in zip(pairs, engine.score(pairs, max_tokens=16), strict=True):
@@ -106,14 +67,14 @@ def test_scores_and_logprobs_equal_a_full_forward(model: Any) -> None:
 
 def test_bf16_follows_plans_too(model: Any) -> None:
     """Queries and keys that a norm left in float32 must not make a family fall back under autocast."""
-    engine = LocalEngine(model, _Ids(), bf16=True)
+    engine = LocalEngine(model, Numbers(), bf16=True)
     assert engine.support.plans is (model.family not in FALL_BACK), engine.support.reason
     score = engine.score([([5, 9, 31], [7, 8])])[0].logprob
-    assert score == pytest.approx(LocalEngine(model, _Ids()).score([([5, 9, 31], [7, 8])])[0].logprob, abs=0.3)
+    assert score == pytest.approx(LocalEngine(model, Numbers()).score([([5, 9, 31], [7, 8])])[0].logprob, abs=0.3)
 
 
 def test_a_pair_that_cannot_be_scored_is_alone(model: Any) -> None:
-    good, bad, long = LocalEngine(model, _Ids()).score([([5], [6]), ([5], [400]), ([5], [6] * (1 << 10))])
+    good, bad, long = LocalEngine(model, Numbers()).score([([5], [6]), ([5], [400]), ([5], [6] * (1 << 10))])
     assert good.error is None and "outside 0..95" in (bad.error or "")
     assert long.error is None or "context is" in long.error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,6 +123,90 @@ def test_a_tokenizer_without_mask_is_refused(make_tokenizer: Any) -> None:
     tokenizer.mask_token = None
     with pytest.raises(DataError, match="mask_token"):
         LocalEngine(make_masked("bert"), tokenizer).score([("a", " b")])
+
+
+def head_positions(engine: LocalEngine, pairs: Any) -> tuple[list[float], int]:
+    """The scores, and how many positions the head's last layer saw in the making."""
+    seen: list[int] = []
+    head = engine.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[:-1].numel()))
+    try:
+        return [s.logprob for s in engine.score(pairs)], sum(seen)
+    finally:
+        hook.remove()
+
+
+def test_the_head_sees_the_masked_places_alone(masked: LocalEngine) -> None:
+    expected = [s.logprob for s in masked.score(PAIRS)]  # and the trial is over
+    tokens = sum(len(s.tokens) for s in masked.score(PAIRS))
+    found, positions = head_positions(masked, PAIRS)
+    assert positions == tokens and found == pytest.approx(expected, abs=1e-5)
+    habits = masked.model.__dict__["_tutelage_masked"]
+    assert habits.narrow and not habits.even
+    masked.model.__dict__["_tutelage_masked"] = replace(habits, narrow=False)
+    try:
+        whole, positions = head_positions(masked, PAIRS)
+    finally:
+        masked.model.__dict__["_tutelage_masked"] = habits
+    assert positions > 4 * tokens and whole == pytest.approx(expected, abs=1e-4)
+    assert not masked.model.base_model._forward_hooks  # nothing is left behind
+
+
+def test_a_head_that_looks_at_other_places_gets_them_all(make_tokenizer: Any) -> None:
+    class Mixing(BertForMaskedLM):
+        """Its head adds the mean over all places."""
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.cls.register_forward_pre_hook(lambda _m, given: (given[0] + given[0].mean(1, keepdim=True),))
+
+    size = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = sharpened(Mixing(BertConfig(**size, intermediate_size=48)))
+    engine = LocalEngine(model, make_tokenizer("<s> $A </s>"))
+    pair = ([5, 9, 11], [20, 21])
+    expected = []
+    for place in (3, 4):
+        ids = torch.tensor([[5, 9, 11, 20, 21]])
+        token, ids[0, place] = int(ids[0, place]), 3
+        with torch.no_grad():
+            expected.append(float(model(ids).logits[0, place].log_softmax(-1)[token]))
+    assert engine.score([pair])[0].token_logprobs == pytest.approx(expected, abs=1e-4)
+    assert not model.__dict__["_tutelage_masked"].narrow
+
+
+FAMILIES = ["DistilBert", "Electra", "Albert", "ModernBert", "Deberta", "MPNet", "ConvBert", "RoFormer", "MegatronBert"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_of_many_families(family: str) -> None:
+    """With the places chosen before the head and after it: the same numbers."""
+    import transformers
+
+    size: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size |= {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 0}
+    config = getattr(transformers, f"{family}Config")(**size)
+    torch.manual_seed(0)
+    model = sharpened(AutoModelForMaskedLM.from_config(config))
+
+    class Mask:
+        mask_token_id, pad_token_id = 3, 0
+
+    pairs = [([5, 9, 11], [20, 21, 22]), ([7], [8]), ([30, 31, 32, 33, 34], [35])]
+    engine = LocalEngine(model, Mask())
+    expected = []
+    for context, said in pairs:
+        for k in range(len(said)):
+            ids = torch.tensor([[*context, *said]])
+            ids[0, len(context) + k] = 3
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(context) + k]
+            expected.append(float(logits.log_softmax(-1)[said[k]]))
+    scores = engine.score(pairs)
+    assert [x for s in scores for x in s.token_logprobs] == pytest.approx(expected, abs=1e-4)
+    # padding leaks through convolutions: rows of one length go together there
+    assert model.__dict__["_tutelage_masked"].narrow == (family != "ConvBert")
+    assert model.__dict__["_tutelage_masked"].even == (family == "ConvBert")
 
 
 def test_answers_score_as_in_a_loop(seq2seq: LocalEngine) -> None:

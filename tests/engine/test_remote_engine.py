@@ -36,7 +36,7 @@ class Handler(JsonHandler):
             self.server.inside += 1
             self.server.most = max(self.server.most, self.server.inside)
         try:
-            (self.server.script.popleft() if self.server.script else type(self).good)(self, body)
+            (self.server.script.popleft() if self.server.script else type(self).play)(self, body)
         finally:
             with self.server.counting:
                 self.server.inside -= 1
@@ -57,6 +57,9 @@ class Handler(JsonHandler):
         else:
             choice = {"text": f"{said}{body['prompt']}", "logprobs": {"token_logprobs": [-0.25]}}
         self.answer({"choices": [{**choice, "finish_reason": "stop"}] * body["n"]})
+
+    play = good
+    """What it does when its script is at an end."""
 
     def events(self, events: list[Any], end: bool = False) -> None:
         """Some of a stream as one chunk each; the headers come before the first."""

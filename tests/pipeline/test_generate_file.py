@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import threading
 import time
@@ -81,7 +82,7 @@ def test_again_it_is_finished_and_another_command_is_refused(chain: Path, asked:
     assert generate_file(words(chain, asked, out, batch=7, workers=3))[1].startswith("already finished")
     with pytest.raises(RunError, match=r"a.jsonl: was begun with other .*temperature=1.0 then and 0.5 now.*restart="):
         generate_file(words(chain, asked, out, temperature=0.5))
-    with pytest.raises(RunError, match="model="):
+    with pytest.raises(RunError, match="model: other .*weights"):
         generate_file({**words(chain, asked, out), "model": str(chain / "pretrain")})
     asked.write_text(asked.read_text() + '{"prompt": "more"}\n')
     with pytest.raises(RunError, match="prompts="):
@@ -89,6 +90,39 @@ def test_again_it_is_finished_and_another_command_is_refused(chain: Path, asked:
     assert out.read_bytes() == before
     generate_file(words(chain, asked, out), restart=True)
     assert len(read(out)) == 21 and next(tmp_path.glob("a.jsonl.old-*")).read_bytes() == before
+
+
+def test_weights_that_changed_are_refused_and_a_copy_of_them_is_not(chain: Path, asked: Path, tmp_path: Path) -> None:
+    """The manifest of the model's run says the same before and after: the weights themselves are looked at."""
+    model, out = tmp_path / "model", tmp_path / "a.jsonl"
+    shutil.copytree(chain / "sft", model)
+    line = {**words(chain, asked, out), "model": str(model)}
+    whole = generate_file(line)[0].read_bytes()
+
+    def cut() -> None:
+        manifest = tmp_path / ".a.jsonl.manifest.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "status": "running"}))
+        out.write_bytes(whole[: len(whole) // 2])
+
+    cut()
+    file = model / "model/model.safetensors"
+    sound, times = file.read_bytes(), file.stat()
+    file.write_bytes(sound[:-2] + bytes(2))  # the last bits of one weight, as the same number of bytes
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(RunError, match=r"a.jsonl: was begun with other .*\(model: other weights\); choose another"):
+        generate_file(line)
+    file.write_bytes(sound)
+    (model / "model/README.md").write_text("a card")
+    tokenizer = model / "model/tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    with pytest.raises(RunError, match=r"\(model: other tokenizer\)"):
+        generate_file(line)
+    shutil.copy(chain / "sft/model/tokenizer.json", tokenizer)
+    generate_file(line)
+    assert out.read_bytes() == whole
+    cut()
+    generate_file({**line, "model": str(chain / "sft")})  # the same model elsewhere
+    assert out.read_bytes() == whole
 
 
 def test_a_file_of_somebody_else_is_left_alone(chain: Path, asked: Path, tmp_path: Path) -> None:

@@ -25,3 +25,8 @@ class RewardError(TutelageError):
 
 class Interrupted(RunError):
     """Ctrl-C or SIGTERM: what can be saved was saved; the same command goes on."""
+
+
+def in_words(problem: BaseException) -> str:
+    """An error as a message tells it: ours as it is, anybody else's with its type."""
+    return str(problem) if isinstance(problem, TutelageError) else f"{type(problem).__name__}: {problem}"

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+import time
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +17,20 @@ from typing import Any
 
 from tutelage.core.config import digest
 from tutelage.core.errors import RunError
+from tutelage.core.remember import remembered
 
 WHOLE = 64 << 20
 """Files up to this many bytes are hashed whole."""
 EDGE = 1 << 20
 """Of a larger one: its size, time of change, and this many bytes at either end."""
+SETTLED = 2.0
+"""Seconds after a change from when on a file's times are taken to tell the next one."""
+PARTS = {
+    "weights": r"\.(safetensors|bin|pt|pth)(\.index\.json)?$",
+    "tokenizer": r"^(tokenizer|vocab|merges|special_tokens|added_tokens|chat_template)|\.(model|jinja)$",
+    "settings": r"config\.json$|\.py$",
+}
+"""Which files of a model folder are what; others (a README, a trainer's state) are nothing to its answers."""
 
 
 def file_digest(path: Path) -> str:
@@ -33,6 +44,38 @@ def file_digest(path: Path) -> str:
         file.seek(-EDGE, os.SEEK_END)
         found.update(file.read(EDGE))
     return found.hexdigest()[:16]
+
+
+def content_digest(path: Path) -> str:
+    """Hash of all of a file's contents. A large file is read once: its hash is remembered by its size and times."""
+
+    def whole() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    stat = path.stat()
+    # a file that was written just now may be written again within the clock's tick
+    if stat.st_size <= WHOLE or time.time() - max(stat.st_mtime, stat.st_ctime) < SETTLED:
+        return whole()
+    key = f"{path.resolve()} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+    return remembered("contents", key, whole, str)
+
+
+def model_contents(folder: Path) -> dict[str, str]:
+    """Hashes of what decides about a model folder's answers: its weights, its tokenizer, and its settings.
+
+    RunError when a file of it cannot be read.
+    """
+    parts: dict[str, list[tuple[str, str]]] = {"weights": [], "tokenizer": [], "settings": []}
+    try:
+        for file in sorted(p for p in (*folder.iterdir(), *folder.glob("tokenizer/*")) if p.is_file()):
+            name = str(file.relative_to(folder))
+            part = next((part for part, pattern in PARTS.items() if re.search(pattern, name)), None)
+            if part is not None:
+                parts[part].append((name, content_digest(file)))
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
+    return {part: digest(found) for part, found in parts.items()}
 
 
 def parent_entry(path: str | Path) -> dict[str, str]:

@@ -98,9 +98,15 @@ class RowFile:
         then, words = old.get("identity", {}), []
         for key in sorted({*then, *self.identity}):
             before, now = then.get(key), self.identity.get(key)
-            if before != now:
-                plain = not isinstance(before, Mapping) and not isinstance(now, Mapping)
-                words.append(f"{key}={before!r} then and {now!r} now" if plain else f"another {key}")
+            if before == now:
+                continue
+            if isinstance(before, Mapping) and isinstance(now, Mapping):
+                parts = sorted(part for part in {*before, *now} if before.get(part) != now.get(part))
+                words.append(f"{key}: other {', '.join(parts)}")
+            elif isinstance(before, Mapping) or isinstance(now, Mapping):
+                words.append(f"another {key}")
+            else:
+                words.append(f"{key}={before!r} then and {now!r} now")
         return f"was begun with other inputs or parameters ({', '.join(words) or old.get('kind')})"
 
     def _move_aside(self) -> None:

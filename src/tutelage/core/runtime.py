@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import json
 import os
 import random
 import sys
@@ -13,12 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.core.atomic import write_atomic
-from tutelage.core.errors import RunError
 from tutelage.core.lineage import cpu_name
+from tutelage.core.remember import remembered
 
 if TYPE_CHECKING:
     import torch
@@ -89,18 +86,8 @@ def cpu_prefers_bf16() -> bool:
 
     if not cpu_has_bf16():
         return False
-    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage" / "bf16.json"
     key = f"{cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(known[key], bool):
-            return known[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        known = {}
-    known = {**known, key: _bf16_is_faster()} if isinstance(known, dict) else {key: _bf16_is_faster()}
-    with contextlib.suppress(RunError):  # no such folder allowed here: then every process measures
-        write_atomic(file, json.dumps(known, indent=1))
-    return bool(known[key])
+    return remembered("bf16", key, _bf16_is_faster, bool)
 
 
 def _bf16_is_faster() -> bool:

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
-from tutelage.core.errors import DataError
+from tutelage.core.errors import DataError, in_words
 from tutelage.engine.decode import BatchDecoder
 from tutelage.engine.masked import NO_GENERATION, score_masked
+from tutelage.engine.prompted import PromptDecoder, check_prompt, virtual_tokens
 from tutelage.engine.requests import (
     Completion,
     Counts,
@@ -35,7 +35,8 @@ from tutelage.engine.score import score_pairs
 from tutelage.engine.seq2seq import Seq2SeqDecoder, score_answers
 from tutelage.engine.session import Session
 from tutelage.engine.support import Support, support
-from tutelage.model.forward import evaluating, inference_attention
+from tutelage.engine.texts import Texts
+from tutelage.model.forward import evaluating, inference_attention, learned_prompt
 from tutelage.model.kinds import WORDS, Kind, model_kind
 from tutelage.text.chat import encode_prompt, turn_end_id
 
@@ -87,14 +88,17 @@ class LocalEngine:
 
     @functools.cached_property
     def kind(self) -> Kind:
-        """"causal", "masked" or "seq2seq"."""
-        return model_kind(self.model)
+        """"causal", "masked" or "seq2seq". DataError for a model that cannot be run at all."""
+        kind = model_kind(self.model)
+        check_prompt(self.model, kind)
+        return kind
 
     @property
     def context_length(self) -> int:
         """Most tokens (prompt and completion) that the model takes."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+        most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30
+        return int(most) - virtual_tokens(self.model)
 
     @property
     def eos_tokens(self) -> tuple[int, ...]:
@@ -107,6 +111,8 @@ class LocalEngine:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as the tokenizer encodes it, messages by the chat template, ids as they are."""
+        if self.tokenizer is None and (isinstance(prompt, str) or is_chat(prompt)):
+            raise DataError("the prompt is text or messages, but the engine has no tokenizer; give token ids")
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
         if is_chat(prompt):
@@ -132,30 +138,44 @@ class LocalEngine:
         if self.kind == "masked":
             raise DataError(NO_GENERATION)
         each = params_for(params, len(prompts))
-        turns = {id(p): self._turn(prompt, p) for prompt, p in zip(prompts, each, strict=True) if is_chat(prompt)}
-        each = [turns[id(p)] if is_chat(prompt) else p for prompt, p in zip(prompts, each, strict=True)]
-        encoded: list[list[int]] = []
-        errors: list[str | None] = []
-        for prompt, wanted in zip(prompts, each, strict=True):
-            try:
-                ids = self.encode(prompt)
-                error = self._refusal(ids, wanted)
-            except (DataError, ValueError, TypeError, TemplateError) as problem:  # templates refuse some turns
-                ids, error = [], str(problem)
-            encoded.append(ids)
-            errors.append(error)
-        fine = [i for i, error in enumerate(errors) if error is None]
-        made = self._groups(
-            [encoded[i] for i in fine], [each[i] for i in fine], [_seed(each[i], encoded[i]) for i in fine]
-        )
-        outputs = [Output(tuple(ids), (), error) for ids, error in zip(encoded, errors, strict=True)]
-        for i, completions in zip(fine, made, strict=True):
-            echoed = None
-            if each[i].prompt_logprobs is not None:
-                scored = self.score([(encoded[i][:1], encoded[i][1:])])[0]
-                echoed = (None, *scored.token_logprobs)
-            outputs[i] = Output(tuple(encoded[i]), tuple(completions), None, echoed)
+        known: dict[Any, SamplingParams] = {}
+        asked = [self._asked(prompt, wanted, known) for prompt, wanted in zip(prompts, each, strict=True)]
+        fine = [i for i, (_, _, error) in enumerate(asked) if error is None]
+        seeds = [_seed(each[i], asked[i][0]) for i in fine]
+        made = self._groups([asked[i][0] for i in fine], [asked[i][1] for i in fine], seeds)
+        outputs = [Output(tuple(ids), (), error) for ids, _, error in asked]
+        for i, found in zip(fine, made, strict=True):
+            ids = outputs[i].prompt_tokens
+            outputs[i] = Output(ids, (), in_words(found)) if isinstance(found, Exception) else Output(ids, tuple(found))
+        echoed = [i for i in fine if each[i].prompt_logprobs is not None and not outputs[i].error]
+        pairs = [(asked[i][0][:1], asked[i][0][1:]) for i in echoed]
+        for i, score in zip(echoed, self.score(pairs) if pairs else (), strict=True):
+            ids, echo = outputs[i].prompt_tokens, (None, *score.token_logprobs)
+            outputs[i] = Output(ids, (), score.error) if score.error else replace(outputs[i], prompt_logprobs=echo)
         return outputs
+
+    def _asked(
+        self, prompt: Prompt, params: SamplingParams, known: dict[Any, SamplingParams]
+    ) -> tuple[list[int], SamplingParams, str | None]:
+        """Ids of a prompt, the parameters that it is sampled with, and why it cannot be served, if so."""
+        try:
+            turn = self._turn(prompt, params)
+            ids = self.encode(prompt)
+            error = self._refusal(ids, turn)
+            if error is None:
+                params = self._fitted(turn, ids, known, (id(params), is_chat(prompt)))
+            return ids, params, error
+        except Exception as problem:  # tokenizers and templates raise whatever they like; it is about this prompt alone
+            return [], params, in_words(problem)
+
+    def _fitted(self, params: SamplingParams, ids: Sequence[int], known: dict[Any, SamplingParams], key: Any) -> Any:
+        """``params`` fitted to the room after a prompt. Of one key and room it is one object, which is read only once
+        for all the rows that share it."""
+        room = self._room(ids)
+        place = (key, min(room, params.max_tokens))
+        if place not in known:
+            known[place] = self._fit(params, room)
+        return known[place]
 
     def rollout(
         self, prompt_ids: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int] | None = None
@@ -171,8 +191,14 @@ class LocalEngine:
                 raise DataError(f"prompt {i}: {error}")
         base = _seed(params, ())
         chosen = list(seeds) if seeds is not None else [derive_seed(base, i + 1) for i in range(len(prompt_ids))]
-        made = self._groups(prompt_ids, [params] * len(prompt_ids), chosen)
-        return [completion for group in made for completion in group]
+        known: dict[Any, SamplingParams] = {}
+        fitted = [self._fitted(params, ids, known, 0) for ids in prompt_ids]
+        out: list[Completion] = []
+        for i, group in enumerate(self._groups(prompt_ids, fitted, chosen)):
+            if isinstance(group, Exception):
+                raise DataError(f"prompt {i}: {in_words(group)}") from group
+            out += group
+        return out
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
         """Pieces of one completion's text as they are sampled; the last piece has the finish reason.
@@ -210,9 +236,10 @@ class LocalEngine:
         vocab = self.model.get_input_embeddings().num_embeddings
         if min(ids) < 0 or max(ids) >= vocab:
             return f"the prompt has token ids outside 0..{vocab - 1}"
-        named = (*params.banned_tokens, *params.stop_tokens, *(params.logit_bias or {}))
-        if any(not 0 <= token < vocab for token in named):
-            return f"banned_tokens, stop_tokens or logit_bias name ids outside 0..{vocab - 1}"
+        for name in ("banned_tokens", "stop_tokens", "logit_bias"):
+            odd = [token for token in getattr(params, name) or () if not 0 <= token < vocab]
+            if odd:
+                return f"{name} has the token {odd[0]}, which is outside 0..{vocab - 1}"
         if len(set(params.banned_tokens)) == vocab:
             return "banned_tokens names every token of the vocabulary"
         if params.prompt_logprobs is not None and self.kind == "seq2seq":
@@ -227,21 +254,14 @@ class LocalEngine:
 
     def _groups(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], seeds: Sequence[int]
-    ) -> list[list[Completion]]:
-        """Completions of each prompt."""
-        groups = []
-        fitted: dict[tuple[int, int], SamplingParams] = {}
-        for ids, wanted, seed in zip(prompts, params, seeds, strict=True):
-            room = self._room(ids)
-            # rows keep sharing one object, which the sampler then reads only once
-            key = (id(wanted), min(room, wanted.max_tokens))
-            if key not in fitted:
-                fitted[key] = self._fit(wanted, room)
-            groups.append([Request(ids, fitted[key], derive_seed(seed, j)) for j in range(wanted.n)])
-        return [
-            [self._completion(request, result) for request, result in zip(group, results, strict=True)]
-            for group, results in zip(groups, self.decode(groups), strict=True)
+    ) -> list[list[Completion] | Exception]:
+        """Completions of each prompt, or what went wrong with it."""
+        groups = [
+            [Request(ids, wanted, derive_seed(seed, j)) for j in range(wanted.n)]
+            for ids, wanted, seed in zip(prompts, params, seeds, strict=True)
         ]
+        texts = self._texts
+        return [texts.completions(group, found) for group, found in zip(groups, self.decode(groups), strict=True)]
 
     def decode(
         self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None = None
@@ -269,8 +289,12 @@ class LocalEngine:
             return support(self.model)
 
     @functools.cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.tokenizer, apart=self.kind == "seq2seq")
+
+    @functools.cached_property
     def _rules(self) -> Rules:
-        return Rules(self.eos_tokens, self._has_stop, self.device)
+        return Rules(self.eos_tokens, self._texts.has_stop, self.device)
 
     @functools.cached_property
     def _scheduler(self) -> Scheduler:
@@ -282,12 +306,13 @@ class LocalEngine:
     ) -> list[list[Finished]]:
         """Batches of at most ``max_rows`` rows, prompts of like length together."""
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
-        made = Seq2SeqDecoder if self.kind == "seq2seq" else BatchDecoder
+        prompted = learned_prompt(self.model) is not None
+        made = Seq2SeqDecoder if self.kind == "seq2seq" else PromptDecoder if prompted else BatchDecoder
         decoder = made(self.model, pad, self._rules)
         order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
         done: list[list[Finished]] = [[] for _ in groups]
         with self.lock, inference_attention(self.model):
-            for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens):
+            for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens, even=prompted):
                 finished = iter(decoder.run([groups[i] for i in batch], cancelled))
                 for i in batch:
                     done[i] = [next(finished) for _ in groups[i]]
@@ -312,63 +337,24 @@ class LocalEngine:
         return replace(params, **changes) if changes else params
 
     def complete(self, request: Request, cancelled: threading.Event | None = None) -> Completion:
-        """One completion of one request; Cancelled if the event is set before it has ended."""
+        """One completion of one request; Cancelled if the event is set before it has ended.
+
+        Raises what went wrong with its text or its reader.
+        """
         request = replace(request, params=self._fit(request.params, self._room(request.prompt)))
-        finished = self.decode([[request]], cancelled)[0][0]
-        if finished.error is not None:
-            raise finished.error
-        return self._completion(request, finished)
+        return self._texts.completion(request, self.decode([[request]], cancelled)[0][0])
 
     def autocast(self) -> Any:
         """The bfloat16 autocast context if the engine was asked for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
-    @functools.cached_property
-    def _strips(self) -> bool:
-        """Whether the tokenizer drops the blank before the first decoded word (SentencePiece, word-level)."""
-        if not callable(self.tokenizer):
-            return False
-        ids = self.tokenizer("a a", add_special_tokens=False)["input_ids"]
-        return not self.text_of(ids[-1:]).startswith(" ")
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Text of completion tokens without special tokens."""
+        return self._texts.of(tokens)
 
     def continuation_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Text of completion tokens as it continues the prompt's text: a blank between the two is kept."""
-        if self.tokenizer is None:
-            return ""
-        if self._strips and prompt and self.kind != "seq2seq":  # its answer is a text of its own
-            tail = list(prompt[-2:])
-            before, both = self.text_of(tail), self.text_of([*tail, *tokens])
-            if before and both.startswith(before):
-                return both[len(before) :]
-        return self.text_of(tokens)
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Text of completion tokens without special tokens."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True) if self.tokenizer is not None else ""
-
-    def _has_stop(self, request: Request, tokens: list[int]) -> bool:
-        # a stop string that ends now begins at most its own bytes ago; the rest of the text was looked at before
-        window = max(len(stop.encode()) for stop in request.params.stop) + 8
-        if len(tokens) > window:
-            recent = self.text_of(tokens[-window:])
-            if not any(stop in recent for stop in request.params.stop):
-                return False
-        text = self.continuation_text(request.prompt, tokens)
-        return any(stop in text for stop in request.params.stop)
-
-    def _completion(self, request: Request, finished: Finished) -> Completion:
-        tokens, params = finished.tokens, request.params
-        ended = (
-            finished.reason in ("eos", "stop")
-            and tokens
-            and (tokens[-1] in params.stop_tokens or finished.reason == "eos")
-        )
-        text = self.continuation_text(request.prompt, tokens[:-1] if ended else tokens)
-        cuts = [text.find(stop) for stop in params.stop if stop in text]
-        if cuts and finished.reason == "stop":
-            text = text[: min(cuts)]
-        top = tuple(finished.top) if finished.top is not None else None
-        return Completion(text, tuple(tokens), tuple(finished.logprobs), finished.reason, top)
+        return self._texts.continuation(prompt, tokens)
 
 
 def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
@@ -379,16 +365,18 @@ def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
 
 
 def _batches(
-    order: Sequence[int], groups: Sequence[Sequence[Request]], max_rows: int, max_tokens: int
+    order: Sequence[int], groups: Sequence[Sequence[Request]], max_rows: int, max_tokens: int, even: bool = False
 ) -> Iterator[list[int]]:
-    """Cut ``order`` (shortest prompt first) where rows or padded tokens would exceed their limits."""
+    """Cut ``order`` (shortest prompt first) where rows or padded tokens would exceed their limits (even: and at
+    every new length)."""
     batch: list[int] = []
     rows, new = 0, 0
     for i in order:
         first = groups[i][0]
         width = len(first.prompt) + max(new, first.params.max_tokens)
         more = rows + len(groups[i])
-        if batch and (more > max_rows or more * width > max_tokens):
+        uneven = even and bool(batch) and len(groups[batch[0]][0].prompt) != len(first.prompt)
+        if batch and (uneven or more > max_rows or more * width > max_tokens):
             yield batch
             batch, rows, new = [], 0, 0
         batch.append(i)

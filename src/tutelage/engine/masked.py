@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tutelage.core.errors import DataError
 from tutelage.engine.requests import Score
-from tutelage.engine.score import batches, scored, token_logprobs
+from tutelage.engine.score import batches, prepared, scored, token_logprobs
 from tutelage.engine.seq2seq import pad_token, right_pad
 from tutelage.engine.trie_score import LOGITS
-from tutelage.model.forward import call, inference_attention, plain_model
+from tutelage.model.forward import call, inference_attention, plain_model, predicting_at
 
 NO_GENERATION = (
     "a masked LM cannot generate: it predicts single masked tokens from the text on both sides of them, not a "
@@ -76,8 +80,8 @@ def score_masked(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int)
         raise DataError("a masked LM is scored by masking tokens, and the tokenizer has no mask token; set mask_token")
     texts = any(isinstance(side, str) for pair in pairs for side in pair)
     around, limit = _around(engine) if texts else ([], []), room(engine)
-    prepared = [_prepare(engine, *pair, around, limit) for pair in pairs]
-    return scored(engine, prepared, lambda items: _scores(engine, items, int(mask), max_tokens))
+    items = prepared(engine, pairs, partial(_prepare, around=around, limit=limit))
+    return scored(engine, items, lambda items: _scores(engine, items, int(mask), max_tokens))
 
 
 def _scores(engine: Any, items: Sequence[Any], mask: int, max_tokens: int) -> list[Score]:
@@ -85,17 +89,24 @@ def _scores(engine: Any, items: Sequence[Any], mask: int, max_tokens: int) -> li
     tasks = [(n, len(left) + k) for n, (left, right, _) in enumerate(items) for k in range(len(right))]
     found: list[Any] = [None] * len(tasks)
     sizes = [len(whole[n]) for n, _ in tasks]
-    vocab = engine.model.get_output_embeddings().weight.shape[0]
-    most = min(max_tokens, max(1, LOGITS // vocab))  # the head of a masked LM gives all positions' logits
-    pad = pad_token(engine)
+    order = sorted(range(len(tasks)), key=lambda i: -sizes[i])
+
+    def masked(batch: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Padded ids, their attention mask, the masked place of each row, and what stood there."""
+        ids, attention = right_pad([whole[tasks[i][0]] for i in batch], pad_token(engine), engine.device)
+        rows = torch.arange(len(batch), device=engine.device)
+        places = torch.tensor([tasks[i][1] for i in batch], device=engine.device)
+        targets = ids[rows, places]
+        ids[rows, places] = mask
+        return ids, attention, places, targets
+
     with inference_attention(engine.model):
-        for batch in batches(sizes, sorted(range(len(tasks)), key=lambda i: -sizes[i]), most):
-            ids, attention = right_pad([whole[tasks[i][0]] for i in batch], pad, engine.device)
-            rows = torch.arange(len(batch), device=engine.device)
-            places = torch.tensor([tasks[i][1] for i in batch], device=engine.device)
-            targets = ids[rows, places]
-            ids[rows, places] = mask
-            logits = call(engine.model, input_ids=ids, attention_mask=attention).logits[rows, places].float()
+        habits = _habits(engine.model, pad_token(engine), room(engine), *masked(order[-2:])[:3])
+        if not habits.narrow:  # the head then gives all positions' logits
+            max_tokens = min(max_tokens, max(1, LOGITS // engine.model.get_output_embeddings().weight.shape[0]))
+        for batch in batches(sizes, order, max_tokens, habits.even):
+            ids, attention, places, targets = masked(batch)
+            logits = _logits(engine.model, ids, attention, places, habits.narrow)
             for i, logprob, best in zip(batch, *token_logprobs(logits, targets), strict=True):
                 found[i] = (logprob, best)
     scores, at = [], 0
@@ -105,3 +116,48 @@ def _scores(engine: Any, items: Sequence[Any], mask: int, max_tokens: int) -> li
         logprobs = tuple(logprob for logprob, _ in part)
         scores.append(Score(sum(logprobs), logprobs, all(best for _, best in part), tuple(right)))
     return scores
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """narrow: the head may be given the wanted states alone; even: padding changes a row, so rows of one length go
+    together (convolutions look at it)."""
+
+    narrow: bool
+    even: bool
+
+
+def _logits(model: Any, ids_BT: Tensor, mask_BT: Tensor, places_B: Tensor, narrow: bool) -> Tensor:
+    """Logits [B, V] (float32) at one place of each row."""
+    with predicting_at(model, places_B) if narrow else nullcontext():
+        logits = call(model, input_ids=ids_BT, attention_mask=mask_BT).logits
+    rows = torch.arange(len(places_B), device=ids_BT.device)
+    return (logits.squeeze(1) if narrow else logits[rows, places_B]).float()
+
+
+def _habits(model: Any, pad: int, limit: int, ids_BT: Tensor, mask_BT: Tensor, places_B: Tensor) -> _Habits:
+    """Tried once on each model, with a row or two of its own; `limit`: most tokens of a row."""
+    known = model.__dict__
+    if "_tutelage_masked" not in known:
+        more = min(5, limit - ids_BT.shape[1])
+        if more < 1:  # no place to try it
+            return _Habits(narrow=False, even=True)
+        wider = torch.nn.functional.pad(ids_BT, (0, more), value=pad), torch.nn.functional.pad(mask_BT, (0, more))
+        expected = _logits(model, ids_BT, mask_BT, places_B, narrow=False)
+        close = 1e-3 if next(model.parameters()).dtype == torch.float32 and not _autocast(ids_BT) else 2e-2
+
+        def same(narrow: bool, other: Tensor) -> bool:
+            try:
+                found = _logits(model, *wider, places_B, narrow)
+            except Exception:  # whatever is raised where that is not possible
+                return False
+            near = found.shape == other.shape and (found - other).abs().max() <= close * (1 + other.abs().max())
+            return bool(near)
+
+        padded = same(False, expected)
+        known["_tutelage_masked"] = _Habits(narrow=padded and same(True, expected), even=not padded)
+    return known["_tutelage_masked"]  # type: ignore[no-any-return]
+
+
+def _autocast(ids: Tensor) -> bool:
+    return torch.is_autocast_enabled(ids.device.type)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tutelage.core.errors import DataError
+from tutelage.engine.dialect import Dialect
 from tutelage.engine.echo import EchoScorer
 from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
 from tutelage.engine.transport import Server, ServerError
@@ -22,7 +23,8 @@ class RemoteEngine:
     ``model``: the served model's name (None: the server's first one). ``workers`` requests are in flight at once. The
     API key is the environment's OPENAI_API_KEY, or what it holds under ``api_key_env``; messages never show it. A
     failed request sets its Output's ``error``; timeouts and retries are transport.Server's, to which further keywords
-    go. Completions have no token ids, as servers send none; log-probs are there where the server gives them.
+    go. Completions have no token ids, as servers send none; log-probs are there where the server gives them, and their
+    alternatives by the tokens' texts.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class RemoteEngine:
         self._model = model
         self._scorer = EchoScorer(self._server)
         self._naming = threading.Lock()
+        self._dialect = Dialect()
 
     def __repr__(self) -> str:
         return f"RemoteEngine({self.base_url!r}, model={self._model!r})"
@@ -81,7 +84,7 @@ class RemoteEngine:
         """
         path, body = self._body(prompt, params or SamplingParams())
         ended = False
-        for event in self._server.events(path, {**body, "stream": True, "n": 1}):
+        for event in self._dialect.follow(path, {**body, "stream": True, "n": 1}, self._server.events):
             for choice in _choices(event, 0, self.base_url):
                 said = choice.get("delta") or choice.get("message") or {}
                 text, reason = choice.get("text") or said.get("content") or "", choice.get("finish_reason")
@@ -109,8 +112,8 @@ class RemoteEngine:
     def _one(self, prompt: Prompt, params: SamplingParams) -> Output:
         try:
             path, body = self._body(prompt, params)
-            choices = _choices(self._server.json(path, body), params.n, self.base_url)
-            return Output((), tuple(_completion(choice) for choice in choices[: params.n]))
+            choices = _choices(self._dialect.ask(path, body, self._server.json), params.n, self.base_url)
+            return Output((), tuple(_completion(choice, params.logprobs) for choice in choices[: params.n]))
         except ServerError as problem:
             return Output(error=str(problem), unserved=problem.unserved)
         except (DataError, TypeError, ValueError, KeyError, AttributeError) as problem:
@@ -161,14 +164,28 @@ def _choices(answer: Mapping[str, Any], least: int, url: str) -> list[Mapping[st
     return found
 
 
-def _completion(choice: Mapping[str, Any]) -> Completion:
+def _completion(choice: Mapping[str, Any], alternatives: int | None) -> Completion:
     text = (choice.get("message") or {}).get("content") or choice.get("text") or ""
     found = choice.get("logprobs") or {}
-    if "content" in found:
-        logprobs = [item["logprob"] for item in found["content"] or []]
+    top: list[Any]
+    if "content" in found:  # chat
+        items = found["content"] or []
+        logprobs = [item["logprob"] for item in items]
+        top = [[(one["token"], one["logprob"]) for one in item.get("top_logprobs") or ()] for item in items]
     else:
         logprobs = found.get("token_logprobs") or []
-    return Completion(text, (), tuple(float(x or 0.0) for x in logprobs), choice.get("finish_reason") or "stop")
+        top = [list((best or {}).items()) for best in found.get("top_logprobs") or ()]
+    told = tuple(_likeliest(best) for best in top) if alternatives and any(top) else None
+    reason = choice.get("finish_reason") or "stop"
+    return Completion(text, (), tuple(float(x or 0.0) for x in logprobs), reason, told)
+
+
+def _likeliest(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Best first; of tokens that look alike (parts of characters) the likeliest."""
+    found: dict[str, float] = {}
+    for token, logprob in sorted(pairs, key=lambda pair: -pair[1]):
+        found.setdefault(token, float(logprob))
+    return found
 
 
 def _in_parallel(

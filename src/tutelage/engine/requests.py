@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,19 +44,26 @@ class SamplingParams:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         object.__setattr__(self, "stop_tokens", tuple(self.stop_tokens))
         object.__setattr__(self, "banned_tokens", tuple(self.banned_tokens))
-        checks = (
-            ("max_tokens", self.max_tokens >= 0, "at least 0"),
-            ("temperature", 0 <= self.temperature < math.inf, "finite and at least 0"),
-            ("top_k", self.top_k >= 0, "at least 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p <= 1, "within 0 and 1"),
-            ("n", self.n >= 1, "at least 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "finite and above 0"),
-            ("stop", all(self.stop), "free of empty strings"),
+        checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+            ("max_tokens", lambda x: x >= 0, "at least 0"),
+            ("temperature", lambda x: 0 <= x < math.inf, "finite and at least 0"),
+            ("top_k", lambda x: x >= 0, "at least 0"),
+            ("top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
+            ("min_p", lambda x: 0 <= x <= 1, "within 0 and 1"),
+            ("n", lambda x: x >= 1, "at least 1"),
+            ("repetition_penalty", lambda x: 0 < x < math.inf, "finite and above 0"),
+            ("stop", lambda x: all(isinstance(s, str) and s for s in x), "strings that are not empty"),
+            ("logprobs", lambda x: x is None or x >= 0, "at least 0"),
+            ("prompt_logprobs", lambda x: x is None or x >= 0, "at least 0"),
         )
         for name, fine, expected in checks:
-            if not fine:
-                raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            try:
+                right = fine(value)
+            except TypeError:  # no number at all
+                right = False
+            if not right:
+                raise ConfigError(f"{name} must be {expected}, got {value!r}")
 
 
 def params_for(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
@@ -79,14 +86,15 @@ class Completion:
 
     ``tokens`` include the token that ended it (end-of-text or stop token); ``text`` does not. ``logprobs``: each
     token's log-probability in nats under the model at the request's temperature, before bans, biases, penalties and
-    truncation. ``finish_reason``: "stop" | "length" | "eos". ``top_logprobs``: for each token a map id -> log-prob.
+    truncation. ``finish_reason``: "stop" | "length" | "eos". ``top_logprobs``: for each token a map id -> log-prob
+    (of a server: the token's text -> log-prob).
     """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
-    top_logprobs: tuple[Mapping[int, float], ...] | None = None
+    top_logprobs: tuple[Mapping[int, float] | Mapping[str, float], ...] | None = None
 
 
 @dataclass(frozen=True)

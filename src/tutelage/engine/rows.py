@@ -175,8 +175,11 @@ class Rows:
         for i in range(start, len(self)):
             request = self.requests[i]
             if request.params.stop and reasons[i] in (RUNNING, LENGTH) and made[i]:
-                if self.rules.has_stop(request, self.tokens[i, : made[i]].tolist()):
-                    self.reason[i] = STOP
+                try:
+                    if self.rules.has_stop(request, self.tokens[i, : made[i]].tolist()):
+                        self.reason[i] = STOP
+                except Exception as problem:  # a decoder that raises is this row's affair alone
+                    request.error, self.reason[i] = problem, STOP
 
     def _alternatives(self, logits_MV: Tensor, live: Tensor, params: RowParams, start: int) -> None:
         logprobs = (logits_MV if params.all_greedy else logits_MV / params.temperature).log_softmax(-1)

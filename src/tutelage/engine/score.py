@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tutelage.core.errors import DataError
+from tutelage.core.errors import in_words
 from tutelage.engine.requests import Score
 from tutelage.engine.trie_score import score_tokens
 from tutelage.model.forward import call, evaluating, inference_attention, position_ids
@@ -57,11 +57,12 @@ def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], l
     return left, right
 
 
-def batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Cut ``order`` (largest first) into batches of at most ``max_tokens`` padded tokens."""
+def batches(sizes: Sequence[int], order: Sequence[int], max_tokens: int, even: bool = False) -> Iterator[list[int]]:
+    """Cut ``order`` (largest first) into batches of at most ``max_tokens`` padded tokens; even: of one size each."""
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
+        uneven = even and bool(batch) and sizes[i] != sizes[batch[0]]
+        if batch and (uneven or (len(batch) + 1) * sizes[batch[0]] > max_tokens):
             yield batch
             batch = []
         batch.append(i)
@@ -84,34 +85,38 @@ def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) 
         engine.counts.add(*[sum(len(left) + len(right) - 1 for left, right in items)] * 2)
         return _padded(engine, items, max_tokens)
 
-    return scored(engine, [_prepared(engine, *pair) for pair in pairs], found)
+    return scored(engine, prepared(engine, pairs, _prepare), found)
 
 
-def _prepared(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
-    try:
-        made = _prepare(engine, context, continuation)
-    except Exception as problem:  # a tokenizer raises whatever it likes; it is about this pair alone
-        return str(problem) if isinstance(problem, DataError) else f"{type(problem).__name__}: {problem}"
+def prepared(engine: Any, pairs: Sequence[tuple[Any, Any]], prepare: Callable[..., Any]) -> list[Any]:
+    """``prepare(engine, context, continuation)`` of each pair: lists of token ids, or why the pair cannot be scored."""
     vocab = engine.model.get_input_embeddings().num_embeddings
-    if not isinstance(made, str) and any(not 0 <= token < vocab for side in made for token in side):
-        return f"context or continuation has token ids outside 0..{vocab - 1}"
-    return made
+    out: list[Any] = []
+    for pair in pairs:
+        try:
+            made = prepare(engine, *pair)
+        except Exception as problem:  # a tokenizer raises whatever it likes; it is about this pair alone
+            made = in_words(problem)
+        if not isinstance(made, str) and any(not 0 <= token < vocab for side in made for token in side):
+            made = f"context or continuation has token ids outside 0..{vocab - 1}"
+        out.append(made)
+    return out
 
 
-def scored(engine: Any, prepared: Sequence[Any], score: Callable[[Sequence[Any]], list[Score]]) -> list[Score]:
+def scored(engine: Any, items: Sequence[Any], score: Callable[[Sequence[Any]], list[Score]]) -> list[Score]:
     """One Score for each prepared pair, in order.
 
-    prepared: (context ids, continuation ids, ...), or a message why it cannot be scored; score: what scores those
+    items: (context ids, continuation ids, ...), or a message why it cannot be scored; score: what scores those
     whose continuation is not empty.
     """
     scores: list[Score] = [
-        Score(float("nan"), error=item) if isinstance(item, str) else Score(0.0, (), True, ()) for item in prepared
+        Score(float("nan"), error=item) if isinstance(item, str) else Score(0.0, (), True, ()) for item in items
     ]
-    wanted = [i for i, item in enumerate(prepared) if not isinstance(item, str) and item[1]]
+    wanted = [i for i, item in enumerate(items) if not isinstance(item, str) and item[1]]
     if not wanted:
         return scores
     with torch.inference_mode(), evaluating(engine.model), engine.autocast():
-        found = score([prepared[i] for i in wanted])
+        found = score([items[i] for i in wanted])
     for i, one in zip(wanted, found, strict=True):
         scores[i] = one
     return scores

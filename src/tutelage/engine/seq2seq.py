@@ -16,7 +16,7 @@ from tutelage.engine.cache import make_pair_cache, select_rows
 from tutelage.engine.decode import BatchDecoder
 from tutelage.engine.requests import Score
 from tutelage.engine.rows import Request
-from tutelage.engine.score import scored, start_token, token_logprobs
+from tutelage.engine.score import prepared, scored, start_token, token_logprobs
 from tutelage.engine.trie_score import LOGITS
 from tutelage.model.forward import call, inference_attention, plain_model
 
@@ -141,7 +141,7 @@ def score_answers(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int
                     out[i] = score
         return out
 
-    return scored(engine, [_prepare(engine, *pair) for pair in pairs], found)
+    return scored(engine, prepared(engine, pairs, _prepare), found)
 
 
 def _batches(items: Sequence[Any], order: Sequence[int], max_tokens: int, max_logits: int) -> Iterator[list[int]]:

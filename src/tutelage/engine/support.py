@@ -18,7 +18,7 @@ import torch
 from tutelage.engine.plan import Walk
 from tutelage.engine.trie import Trie
 from tutelage.model.attention import NAME, using
-from tutelage.model.forward import call, evaluating
+from tutelage.model.forward import call, evaluating, learned_prompt
 from tutelage.model.plans import StoredKeys
 
 log = logging.getLogger("tutelage")
@@ -62,6 +62,9 @@ def _try(model: Any) -> Support:
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         return Support(False, "it is an encoder-decoder")
+    prompt = learned_prompt(model)
+    if prompt is not None:
+        return Support(False, f"it has a learned prompt ({prompt.peft_type.value})")
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
         return Support(False, f"it has layers of type {', '.join(sorted(map(str, kinds)))}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,6 +23,12 @@ def plain_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def learned_prompt(model: Any) -> Any | None:
+    """Peft's config of a model that puts virtual tokens before every text (prompt tuning and the like), else None."""
+    config = getattr(model, "active_peft_config", None)
+    return config if getattr(config, "is_prompt_learning", False) else None
+
+
 def call(model: nn.Module, /, **kwargs: Any) -> Any:
     """``model(**kwargs)`` with optional arguments dropped that its forward does not name (Bloom takes no positions).
 
@@ -31,6 +38,8 @@ def call(model: nn.Module, /, **kwargs: Any) -> Any:
     names = _names(kind)
     if "cache" in kwargs and "cache" not in names:
         kwargs["past_key_values"] = kwargs.pop("cache")
+    if "position_ids" in kwargs and learned_prompt(model) is not None:
+        del kwargs["position_ids"]  # those of the virtual tokens come first; the model counts from there
     for optional in ("position_ids", "logits_to_keep", "use_cache"):
         if optional not in names:
             kwargs.pop(optional, None)
@@ -98,3 +107,34 @@ def inference_attention(model: Any) -> Any:
     before = model.config._attn_implementation
     swap = before in ("eager", "sdpa") and getattr(model, "_supports_sdpa", False)
     return attention_as(model, "sdpa" if swap else before)
+
+
+class _Wanted(threading.local):
+    places: Tensor | None = None
+
+
+_WANTED = _Wanted()
+
+
+def _narrow(module: nn.Module, args: Any, out: Any) -> Any:
+    """A trunk's forward hook: of each row's states only the one at its wanted place goes on to the head."""
+    states, places = getattr(out, "last_hidden_state", None), _WANTED.places
+    if states is None or places is None or states.ndim != 3 or states.shape[0] != len(places):
+        return None
+    out.last_hidden_state = states[torch.arange(len(places), device=states.device), places][:, None]
+    return out
+
+
+@contextmanager
+def predicting_at(model: Any, places_B: Tensor) -> Iterator[None]:
+    """Within: forwards in this thread give logits [B, 1, V] at one place of each row, and the head computes no others.
+
+    Only where a model's head reads nothing but its trunk's last states, each by itself; the caller must have tried.
+    """
+    trunk = plain_model(model).base_model
+    outer, _WANTED.places = _WANTED.places, places_B
+    try:
+        with _held(trunk, "places", lambda: trunk.register_forward_hook(_narrow).remove):
+            yield
+    finally:
+        _WANTED.places = outer

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tutelage.core.config import build
 from tutelage.core.errors import ConfigError, DataError, Interrupted
-from tutelage.core.lineage import environment, parent_entry
+from tutelage.core.lineage import environment, model_contents, parent_entry
 from tutelage.core.progress import Progress, console
 from tutelage.core.records import GenerationRow, check_row
 from tutelage.core.rowfile import RowFile, error_rows
 from tutelage.core.runtime import set_threads, stream_seed
 from tutelage.core.stop import stops_at_once
 from tutelage.engine import LocalEngine, Output, RemoteEngine, SamplingParams, load
+from tutelage.model.hub import find_model_dir
 from tutelage.pipeline.chat import best_of, models_of
 from tutelage.pipeline.stages import require_finished
 from tutelage.text.chat import as_messages
@@ -238,7 +239,12 @@ def _source(config: GenerateConfig) -> str:
 
 
 def _model_identity(config: GenerateConfig, engine: RemoteEngine | None) -> Any:
-    return f"{engine.base_url} {engine.model}" if engine else parent_entry(_source(config))["hash"]
+    """A server's address and model, a folder's contents (weights that changed make another file), a hub id."""
+    if engine:
+        return f"{engine.base_url} {engine.model}"
+    source = _source(config)
+    folder = find_model_dir(source)
+    return model_contents(folder) if folder else parent_entry(source)["hash"]
 
 
 def _local(config: GenerateConfig, file: RowFile) -> LocalEngine:
