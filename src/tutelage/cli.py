@@ -44,6 +44,16 @@ MAIN = {
     ),
 }
 """Stages: what each does, and the words of an example."""
+STUDIES = {
+    "ginc": ("In-context learning as Bayesian inference: a mixture of HMMs beside its exact posterior.",
+             "out=runs/ginc"),
+    "induction": ("Induction heads: when they form, and the scores of a model's heads.",
+                  "model=runs/base out=runs/heads"),
+}  # fmt: skip
+"""Studies: the same."""
+study = typer.Typer(no_args_is_help=True, help="Reproduce a published claim at laptop size: tutelage study ginc",
+                    rich_markup_mode=None)  # fmt: skip
+app.add_typer(study, name="study")
 
 
 def _words(words: list[str] | None, example: str) -> tuple[list[str], dict[str, Any]]:
@@ -101,8 +111,8 @@ def run_(words: Words = None) -> None:
     run_recipe(_one(plain, "recipe", example), values)
 
 
-def _stage(kind: str, what: str, words: str) -> None:
-    example = f"tutelage {kind} {words}"
+def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str = "tutelage") -> None:
+    example = f"{verb} {kind} {words}"
 
     def command(words: Words = None) -> None:
         from tutelage.core.config import merge, read_toml
@@ -122,11 +132,13 @@ def _stage(kind: str, what: str, words: str) -> None:
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"
-    app.command(kind, cls=StageCommand)(command)
+    group.command(kind, cls=StageCommand)(command)
 
 
 for _kind, (_what, _example) in MAIN.items():
     _stage(_kind, _what, _example)
+for _kind, (_what, _example) in STUDIES.items():
+    _stage(_kind, _what, _example, study, "tutelage study")
 
 
 @app.command(cls=GenerateCommand)

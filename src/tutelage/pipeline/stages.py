@@ -1,4 +1,4 @@
-"""Run one stage by name into its run directory: fresh, resumed, or skipped when already finished."""
+"""Run one stage or study by name into its run directory: fresh, resumed, or skipped when already finished."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,17 +27,24 @@ STAGES = {
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
 }
+STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
+"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:")
 
 
 def config_class(kind: str) -> type[StageConfig]:
-    """The configuration model of a stage; ConfigError lists the stages when there is none of that name."""
-    if kind not in STAGES:
-        near = difflib.get_close_matches(kind, STAGES, n=1, cutoff=0.5)
+    """The configuration model of a stage or study; ConfigError lists them when there is none of that name."""
+    known = {**STAGES, **STUDIES}
+    if kind not in known:
+        near = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no stage {kind!r}; {hint}stages: {', '.join(STAGES)}")
-    return getattr(importlib.import_module(f"tutelage.stages.{kind}"), STAGES[kind])
+        raise ConfigError(f"no stage {kind!r}; {hint}stages: {', '.join(STAGES)}; studies: {', '.join(STUDIES)}")
+    return getattr(_module(kind), known[kind])
+
+
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(f"tutelage.{'studies' if kind in STUDIES else 'stages'}.{kind}")
 
 
 def run(kind: str, restart: bool = False, **values: Any) -> Path:
@@ -66,8 +74,7 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
             keep_memory()
             directory.note(device="cpu", threads=set_threads(directory.recall("threads")))
             reseed(config.seed, kind)
-            stage = importlib.import_module(f"tutelage.stages.{kind}")
-            summary = stage.run(config, directory)
+            summary = _module(kind).run(config, directory)
         with StopFlag() as stop:
             directory.finish(summary)
     except KeyboardInterrupt:

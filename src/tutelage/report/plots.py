@@ -6,8 +6,8 @@ import base64
 import io
 import math
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tutelage.report.read import StageRun, finite
 
@@ -16,12 +16,15 @@ WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
 
 @dataclass
 class Panel:
-    """One set of axes: `lines` are (label, x, y)."""
+    """One set of axes: `lines` are (label, x, y); `bands`, if any, are the (low, high) around each line."""
 
     title: str
     x_label: str
     y_label: str
     lines: list[tuple[str, list[float], list[float]]]
+    bands: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    x_scale: Literal["linear", "doubling"] = "linear"
+    """doubling: 0, 1, 2, 4, 8, ... at equal distances."""
 
 
 def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_label: str = "step") -> Panel | None:
@@ -124,7 +127,7 @@ def draw(panels: list[Panel], columns: int = 3) -> str:
     for i, item in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         fill(axes, item)
-        if item.x_label != "sqrt(KL)":
+        if item.x_label != "sqrt(KL)" and item.x_scale == "linear":
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -143,6 +146,10 @@ def fill(axes: Any, item: Panel) -> None:
             axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
         else:
             axes.plot(x, y, style, alpha=0.9, label=plain(label))
+    for (_, x, _), line, (low, high) in zip(item.lines, list(axes.lines), item.bands):
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    if item.x_scale == "doubling":
+        axes.set_xscale("symlog", base=2, linthresh=1)
     axes.set(title=plain(item.title), xlabel=item.x_label, ylabel=item.y_label)
     axes.title.set_fontsize(10)
     axes.grid(alpha=0.25)
