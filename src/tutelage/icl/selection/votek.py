@@ -1,0 +1,152 @@
+"""Vote-k: which few examples are worth annotating, so that every query finds a neighbour among them.
+
+N: examples of the pool, K: neighbours that each votes for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from tutelage.core.errors import ConfigError, DataError
+from tutelage.engine.requests import SamplingParams
+from tutelage.icl.examples import Example
+from tutelage.icl.selection.context import (
+    SelectionContext,
+    answer_text,
+    check_texts,
+    prompt,
+    score_all,
+    shared_candidates,
+    top,
+    with_option,
+)
+from tutelage.icl.selection.embed import EmbeddingOptions, Rows, embed, similarity
+
+
+class VoteKOptions(EmbeddingOptions):
+    """Options of `vote_k`; ``similarity`` is cosine."""
+
+    budget: int = Field(default=100, ge=1)
+    """Examples that may be annotated (the paper: 18 and 100)."""
+    neighbours: int = Field(default=150, ge=1)
+    """Edges of each example in the graph; fewer where the pool is smaller."""
+    confidence: bool = True
+    """The second stage, which asks the model; False picks all by the graph ("fast vote-k")."""
+    max_tokens: int = Field(default=32, ge=1)
+    """Longest prediction whose confidence is taken, where examples have no options."""
+
+
+class Votes:
+    """The directed graph: each example votes for its K nearest; and what has been picked so far.
+
+    Score of u: the sum over its supporters v that are not picked of 10 ** -s(v), s(v) being how many of the examples
+    that v votes for are picked already (Su et al. 2023, section 2.1, equation 1).
+    """
+
+    def __init__(self, cosines_NN: np.ndarray, neighbours: int) -> None:
+        others = cosines_NN.copy()
+        np.fill_diagonal(others, -np.inf)
+        self.edges = np.argsort(-others, axis=1, kind="stable")[:, : min(neighbours, len(others) - 1)]
+        self.picked = np.zeros(len(others), dtype=bool)
+        self.supports = np.zeros(len(others), dtype=np.int64)
+
+    def scores(self) -> np.ndarray:
+        """The score [N] of each example now."""
+        weights = np.where(self.picked, 0.0, 10.0**-self.supports)
+        width = self.edges.shape[1]
+        return np.bincount(self.edges.ravel(), weights=np.repeat(weights, width), minlength=len(weights))
+
+    def pick(self, among: Sequence[int] | np.ndarray | None = None) -> int:
+        """Pick the highest score (ties: the lowest index) among those not picked, or among some of them."""
+        scores = np.where(self.picked, -np.inf, self.scores())
+        best = int(scores.argmax()) if among is None else int(among[int(scores[np.asarray(among)].argmax())])
+        self.picked[best] = True
+        self.supports += (self.edges == best).any(axis=1)
+        return best
+
+
+def vote_k(
+    pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
+) -> list[list[int]]:
+    """Pick ``budget`` examples by votes and by the model's confidence; each query gets its nearest among them.
+
+    Su et al. 2023 ("Selective annotation makes language models better few-shot learners"), section 2. The pool's
+    answers are read only of the examples that were picked.
+    """
+    options = context.read(VoteKOptions, "vote_k")
+    check_texts(pool, queries, "vote_k")
+    left = shared_candidates(pool, queries, shots, "vote_k")
+    if options.budget < shots:
+        raise ConfigError(f"select=vote_k: budget={options.budget} annotations are fewer than shots={shots}")
+    rows, query_rows = embed([[e.text for e in pool], [e.text for e in queries]], options, context)
+    rows = rows.take(left)
+    members = [pool[i] for i in left]
+    annotated = annotate(members, rows, shots, options, context)
+    near = similarity(query_rows, rows.take(annotated), "cosine")
+    chosen = top(near, [members[i] for i in annotated], queries, shots, "vote_k")
+    return [[left[annotated[i]] for i in one] for one in chosen]
+
+
+def annotate(
+    members: Sequence[Example], rows: Rows, shots: int, options: VoteKOptions, context: SelectionContext
+) -> list[int]:
+    """Indices of the examples to annotate, in the order of picking: a tenth by votes, the rest by both stages."""
+    budget = min(options.budget, len(members))
+    if budget == len(members):
+        return list(range(budget))
+    cosines = similarity(rows, rows, "cosine")
+    votes = Votes(cosines, options.neighbours)
+    if not options.confidence:
+        return [votes.pick() for _ in range(budget)]
+    first = [votes.pick() for _ in range(max(1, budget // 10))]
+    rest = [i for i in range(len(members)) if not votes.picked[i]]
+    nearest = np.argsort(-cosines[np.ix_(rest, first)], axis=1, kind="stable")[:, :shots]
+    shown = [[members[first[j]] for j in row][::-1] for row in nearest]  # the nearest stands next to the question
+    sure = confidences([members[i] for i in rest], shown, options.max_tokens, context)
+    ascending = np.array(rest)[np.argsort(sure, kind="stable")]
+    return [*first, *(votes.pick(bucket) for bucket in buckets(ascending, budget - len(first)))]
+
+
+def buckets(ascending: np.ndarray, count: int) -> list[np.ndarray]:
+    """The least confident nine tenths in ``count`` parts of equal size (by one), so that every level is picked from.
+
+    Where nine tenths are fewer than ``count``, all are taken.
+    """
+    uncertain = max(int(len(ascending) * 0.9), min(count, len(ascending)))
+    return np.array_split(ascending[:uncertain], count)
+
+
+def confidences(
+    members: Sequence[Example], shown: Sequence[Sequence[Example]], max_tokens: int, context: SelectionContext
+) -> np.ndarray:
+    """Mean log-prob of a token of the model's own prediction, [N]: its best option, or its greedy continuation."""
+    engine, form = context.need_engine("vote_k"), context.need_format("vote_k")
+    prompts = [prompt(form, demos, e) for demos, e in zip(shown, members)]
+    if all(e.options for e in members):
+        pairs, names, owner = [], [], []
+        for i, (text, e) in enumerate(zip(prompts, members)):
+            for option in range(len(e.options)):
+                pairs.append((text, answer_text(form, with_option(e, option))))
+                names.append(f"pool text {e.text[:60]!r}, option {e.options[option]!r}")
+                owner.append(i)
+        best: list[tuple[float, float]] = [(-np.inf, -np.inf)] * len(members)
+        for i, score in zip(owner, score_all(engine, pairs, names)):
+            best[i] = max(best[i], (score.logprob, score.logprob / len(score.token_logprobs)))
+        return np.array([mean for _, mean in best])
+    params = SamplingParams(max_tokens=max_tokens, temperature=0, stop=(form.separator,) if form.separator else ())
+    return np.array([_mean(output, e) for output, e in zip(engine.generate(prompts, params), members)])
+
+
+def _mean(output: Any, example: Example) -> float:
+    """Mean log-prob of a greedy continuation's tokens. DataError where the engine gives none."""
+    what = f"select=vote_k: pool text {example.text[:60]!r}"
+    if output.error is not None:
+        raise DataError(f"{what}: no prediction ({output.error})")
+    logprobs = output.completions[0].logprobs
+    if not logprobs:
+        raise DataError(f"{what}: the prediction came without log-probs; set confidence=false or use a local model")
+    return float(np.mean(logprobs))
