@@ -1,13 +1,17 @@
-"""Answers read out of model text, and compared: numbers, choices, exact match, token F1 (SQuAD's definition)."""
+"""Answers read out of model text, and compared: numbers, choices, yes and no, exact match, token F1 (SQuAD's)."""
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
+AnswerKind = Literal["number", "choice", "yes_no", "text"]
+"""What an answer is: a number, a letter of the options, yes or no, or words."""
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d+)?")
 # "A dog ran" names no choice; "A is right" and "A because ..." do.
 _ARTICLE_A = r"(?!(?<=A) +(?!is\b|because\b|since\b|as\b|and\b|or\b)[a-z])"
@@ -96,3 +100,111 @@ def token_f1(answer: str, gold: str | Sequence[str]) -> float:
         elif common:
             best = max(best, 2 * common / (len(said) + len(wanted)))
     return best
+
+
+_FEW_SHOT_MARK = "The answer is"
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_QUOTES = "\"'“”‘’`*"
+
+
+def number_text(value: float) -> str:
+    """A number as answers write it: no thousands' commas, no trailing ".0"."""
+    if math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return f"{value:.12g}"
+
+
+def cleanse(text: str, kind: AnswerKind, letters: str = "ABCDE", few_shot: bool = False) -> str | None:
+    """The answer by Kojima et al.'s rules (2022, "answer cleansing"), letter for letter; None where there is none.
+
+    Zero-shot: the first match of what followed the answer trigger. ``few_shot``: the first one after the last
+    "The answer is", or the text's last where those words are missing. Known to be naive ("Apple" names choice A):
+    kept as published, so that figures compare; ``extract_answer`` is the careful one.
+    """
+    part = text.split(_FEW_SHOT_MARK)[-1] if few_shot else text
+    if kind == "number":
+        found = re.findall(r"-?\d+\.?\d*", part.replace(",", ""))
+    elif kind == "choice":
+        found = re.findall("|".join(map(re.escape, letters)), part)
+    elif kind == "yes_no":
+        words = re.sub(r"[\"'\n.\s:,]", " ", part.lower()).split()
+        found = [word for word in words if word in ("yes", "no")]
+    else:
+        whole = re.sub(r"[\"'\n.\s]", "", part)
+        found = [whole] if whole else []
+    if not found:
+        return None
+    last = few_shot and _FEW_SHOT_MARK not in text
+    return found[-1 if last else 0].removesuffix(".") or None
+
+
+def extract_answer(text: str, kind: AnswerKind, letters: str = "ABCDE") -> str | None:
+    """The answer that a chain of thought ends with, or None.
+
+    Behind the last "####", "answer is" or "answer:" where there is one; else the last number, choice, yes or no of the
+    text. Words have to be marked: they are what follows on that line, without quotes and the final stop.
+    """
+    if kind == "number":
+        value = extract_number(text)
+        return None if value is None else number_text(value)
+    if kind == "choice":
+        return extract_choice(text, letters)
+    marked = _after_mark(text)
+    if kind == "yes_no":
+        if marked is not None and (first := _YES_NO.search(marked)):
+            return first.group().lower()
+        every = _YES_NO.findall(text)
+        return every[-1].lower() if every else None
+    if marked is None:
+        return None
+    line = next((line for line in marked.lstrip(" :").splitlines() if line.strip()), "")
+    line = re.split(r"[.!?]\s", line.strip())[0].rstrip(".!").strip().strip(_QUOTES).strip()
+    return line.rstrip(".!") or None
+
+
+def same_mathematics(answer: str, gold: str) -> bool:
+    """Whether two pieces of mathematics are equal.
+
+    Plain numbers by value (to 1e-6 of it); everything else ("1/2", "\\\\frac{1}{2}", "x+1") by math-verify where that
+    library is installed (``pip install math-verify``), else by their letters.
+    """
+    values = [_plain_number(side) for side in (answer, gold)]
+    if values[0] is not None and values[1] is not None:
+        return math.isclose(values[0], values[1], rel_tol=1e-6, abs_tol=1e-9)
+    try:
+        import math_verify
+    except ImportError:
+        return normalise(answer) == normalise(gold) != ""
+    # its time limits are signals, which only the main thread may set: none here, as answers are short
+    read = [math_verify.parse(f"${side}$", parsing_timeout=None) for side in (gold, answer)]
+    return bool(math_verify.verify(*read, timeout_seconds=None))
+
+
+def _plain_number(text: str) -> float | None:
+    text = text.strip().strip("$%").replace(",", "").rstrip(".")
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def same_answer(answer: str | None, gold: str, kind: AnswerKind) -> bool:
+    """Whether an extracted answer is the gold one; None never is. Words: letter case, blanks and stops do not count."""
+    if answer is None:
+        return False
+    if kind == "number":
+        return same_mathematics(answer, gold)
+    if kind == "choice":
+        return answer.strip("() .") == gold.strip("() .")
+    return _letters(answer) == _letters(gold)
+
+
+def answer_key(answer: str, kind: AnswerKind) -> str:
+    """What makes two paths vote for the same answer, without looking at the gold one."""
+    if kind == "number":
+        value = _plain_number(answer)
+        return answer.strip() if value is None else number_text(value)
+    return answer.strip("() .") if kind == "choice" else _letters(answer)
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone, in lower case: "y a j o" is "yajo" (articles stay, unlike in `normalise`)."""
+    kept = [c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c)[0] not in "PZC"]
+    return "".join(kept) or text.strip()
