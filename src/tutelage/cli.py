@@ -42,6 +42,10 @@ MAIN = {
         "Improve a model against a reward (PPO-ptx).",
         "model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
     ),
+    "icl": (
+        "In-context learning on a task; lists make a sweep.",
+        'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',
+    ),
 }
 """Stages: what each does, and the words of an example."""
 STUDIES = {
@@ -128,7 +132,13 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
         if not isinstance(restart, bool):
             raise ConfigError(f"restart={restart!r}: expected true or false")
         path, ran = launch(kind, values, restart=restart)
-        console.print(metrics_text(read_summary(path)), markup=False)
+        summary = read_summary(path)
+        if kind == "icl":
+            from tutelage.report.icl import sweep_table
+
+            console.print(sweep_table(summary["cells"]))
+        else:
+            console.print(metrics_text(summary), markup=False)
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"

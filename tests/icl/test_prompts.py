@@ -68,13 +68,16 @@ def test_what_cannot_be_said_is_refused():
 def test_inputs_are_read_back_from_demonstrations(texts):
     texts = [t.strip() for t in texts if t.strip() and "\nSentiment" not in t]
     demos = [Example({"text": t}, t, ("a", "b"), 0, "a") for t in texts]
-    assert [found["text"] for found in REVIEW.parse(Prompter(REVIEW).prefix(demos))] == texts
+    assert REVIEW.parse(Prompter(REVIEW).prefix(demos)) == texts
 
 
 def test_several_fields_are_read_back():
     form = Format(input="{premise}\nQuestion: {hypothesis} true or false?", output="\nAnswer: {answer}", separator="\n\n")
     text = "It rains.\nQuestion: It is wet. true or false?\nAnswer: true\n\nhalf of one"
-    assert form.parse(text) == [{"premise": "It rains.", "hypothesis": "It is wet."}]
+    (found,) = form.parse(text)
+    again = form.example(found, Example({"premise": "p", "hypothesis": "h"}, "p h", ("true", "false"), 0, "true"))
+    assert again.fields == {"premise": "It rains.", "hypothesis": "It is wet."}
+    assert again.options == ("true", "false") and again.gold == -1
 
 
 def test_another_answer_moves_the_gold_index():

@@ -1,11 +1,7 @@
 """Scores, normalisations, calibration, entropies: equal to a computation without the engine."""
 
-import math
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tutelage.core.errors import DataError
 from tutelage.icl.encode import Encoder
@@ -15,8 +11,6 @@ from tutelage.icl.scoring import (
     Job,
     calibrate,
     content_free,
-    entropy,
-    mutual_information,
     normalised,
     probabilities,
     score_jobs,
@@ -69,18 +63,14 @@ def test_shared_demonstrations_are_computed_once(engine):
     assert engine.counts.computed - before < scores.asked / 10
 
 
-def test_perplexity_is_the_whole_prompt_s(engine, logprob):
+def test_perplexity_is_the_whole_prompt_s(engine):
     prompter = Prompter(FORM)
     scores = score_jobs(engine, [Job(prompter, SETS, QUERIES, [(0, 0)], whole=True)])[0]
     whole = [prompter.prefix(DEMOS) + a + b for a, b in (prompter.pair(QUERIES[0], label) for label in LABELS)]
     ids = [engine.encode(text) for text in whole]
-    first = logprob("", whole[0]) - 0  # from the start token on
-    del first
     for found, count, tokens in zip(scores.logprob[0], scores.tokens[0], ids, strict=True):
         assert count == len(tokens) - 1
-        expected = sum(
-            logprob_of(engine, tokens[:i], tokens[i]) for i in range(1, len(tokens))
-        )
+        expected = sum(logprob_of(engine, tokens[:i], tokens[i]) for i in range(1, len(tokens)))
         assert abs(found - expected) < 1e-3
 
 
@@ -156,14 +146,3 @@ def test_prefixes_are_encoded_apart_exactly(engine):
             for (a, b), label in zip(pairs, LABELS, strict=True):
                 context, continuation = prompter.pair(QUERIES[q], label)
                 assert [*a, *b] == engine.encode(prompter.prefix(SETS[s]) + context + continuation)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.floats(-20, 0), min_size=3, max_size=3), min_size=1, max_size=6))
-def test_entropies_against_the_definition(rows):
-    probs = probabilities(np.array(rows))
-    plain = [-sum(p * math.log(p) for p in row if p > 0) for row in probs]
-    np.testing.assert_allclose(entropy(probs), plain, atol=1e-9)
-    mean = probs.mean(0)
-    expected = -sum(p * math.log(p) for p in mean if p > 0) - sum(plain) / len(plain)
-    assert abs(mutual_information(probs) - expected) < 1e-9 and mutual_information(probs) > -1e-9

@@ -48,16 +48,13 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
-    """Turn `["optimizer.lr=0.1", "model=runs/sft"]` into a nested dict; values are TOML, or else plain strings."""
+    """Turn `["optimizer.lr=0.1", "model=runs/sft"]` into a nested dict; values are TOML, lists of bare words, or plain strings."""
     out: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"{word!r}: expected key=value")
-        try:
-            value = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        value = _value(text)
         node = out
         *parents, last = key.split(".")
         for parent in parents:
@@ -66,6 +63,17 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"{word!r}: {parent!r} was already given a plain value")
         node[last] = value
     return out
+
+
+def _value(text: str) -> Any:
+    """TOML, or a list of bare words ("[direct, channel]"), or the text itself."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        inner = text.strip()
+        if inner.startswith("[") and inner.endswith("]") and not set(inner[1:-1]) & set("[]{}\"'"):
+            return [_value(part.strip()) for part in inner[1:-1].split(",") if part.strip()]
+        return text
 
 
 def expand(value: Any, where: str = "configuration", names: Mapping[str, str] | None = None) -> Any:

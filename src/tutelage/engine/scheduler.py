@@ -266,8 +266,7 @@ class Scheduler:
         ]  # fmt: skip
         plan = Plan(blocks, more, keepers)
         if len(cohorts) == 1 and not more:
-            cohort, block = cohorts[0], blocks[0]
-            plan = Step(block, keepers[0], cohort.pool, cohort.own, block.keys.length)
+            plan = Step(blocks[0], keepers[0], cohorts[0].pool, cohorts[0].own)
         with using(self.model, plan):
             logits = self.decode(ids, positions)[0].float()
         at = 0

@@ -19,9 +19,9 @@ from tutelage.model.plans import Block, Plan
 class Step(Plan):
     """N rows of `pool`, their new token at `columns` (int64 [N]); `own` is their block for whatever is not plain."""
 
-    def __init__(self, own: Block, keeper: Any, pool: Pool, columns: Tensor, longest: int) -> None:
+    def __init__(self, own: Block, keeper: Any, pool: Pool, columns: Tensor) -> None:
         super().__init__([own], (), [keeper])
-        self.pool, self.longest = pool, longest
+        self.pool, self.longest = pool, int(columns.max()) + 1
         self.columns, self.rows = columns, torch.arange(len(columns), device=columns.device)
         self.one = int(columns[0]) if len(columns) == 1 else -1
 
@@ -41,4 +41,5 @@ class Step(Plan):
         count = len(self.columns)
         part_k, part_v = keys[:count, :, : self.longest], values[:count, :, : self.longest]
         assert blind is None  # a row sees its own token at least
-        return attention_with_lse(query, part_k, part_v, bias, causal, how.scale, how.softcap)[0][:, :, 0].to(query.dtype)
+        out, _ = attention_with_lse(query, part_k, part_v, bias, causal, how.scale, how.softcap)
+        return out[:, :, 0].to(query.dtype)

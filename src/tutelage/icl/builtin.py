@@ -140,6 +140,16 @@ TASKS: dict[str, dict[str, Any]] = {
         "train": "reason/gsm8k/train.jsonl", "test": "reason/gsm8k/test.jsonl", "text": "{question}", "label": "answer",
         "metric": "number", "format": {"input": "Q: {text}", "output": "\nA: {answer}", "separator": "\n\n"},
     },
+    **{
+        name: {"test": f"reason/zero_shot_cot/{file}", "label": "answer", "problems": True}
+        for name, file in {
+            "multiarith": "MultiArith/MultiArith.json", "addsub": "AddSub/AddSub.json", "svamp": "SVAMP/SVAMP.json",
+            "singleeq": "SingleEq/questions.json", "aqua": "AQuA/test.json", "strategyqa": "StrategyQA/task.json",
+            "csqa": "CommonsenseQA/train_rand_split.jsonl", "date": "Bigbench_Date/task.json",
+            "objects": "Bigbench_object_tracking/task.json", "last_letters": "last_letters/last_letters.json",
+            "coin_flip": "coin_flip/coin_flip.json",
+        }.items()
+    },
 }  # fmt: skip
 
 
@@ -154,7 +164,7 @@ def builtin_task(name: str, data: str | None = None) -> Task:
     root = data or os.environ.get("TUTELAGE_DATA", "")
     if not root:
         raise ConfigError(f"task {name}: where are its files? data=FOLDER (or the environment's TUTELAGE_DATA)")
-    for split in ("train", "test"):
+    for split in [s for s in ("train", "test") if values.get(s)]:
         values[split] = "+".join(str(_find(Path(root), part_, name)) for part_ in values[split].split("+"))
     if part:
         values |= _subject(base, part, values)

@@ -51,6 +51,8 @@ class Encoder:
         for query in queries:
             if not query.options:
                 raise DataError(f"an example has no options to score: {query.text[:60]!r}")
+            if not all(option.strip() for option in query.options):
+                raise DataError(f"an option of {query.text[:60]!r} has no token of its own: it is empty")
         if not self.local:
             return Encoded([self._texts(sets[s], queries[q]) for s, q in which])
         if self.prompter.chat:

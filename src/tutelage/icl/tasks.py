@@ -58,6 +58,8 @@ class Task(BaseModel):
     format: Format = Format()
     minimal: Format = Format()
     """What format=minimal stands for: MetaICL's, without words of the task."""
+    problems: bool = False
+    """The files are problems that reasoning.read_problems knows by their keys: for reasoning methods alone."""
     where: dict[str, str] = {}
     """Columns and the values that a row must have to be part of the task."""
 
@@ -81,6 +83,8 @@ class Task(BaseModel):
     def examples(self, split: Literal["train", "test"], limit: int | None = None) -> list[Example]:
         """Examples of a split, in file order. DataError names file, line and key of a row that does not fit."""
         source = self.train if split == "train" else self.test
+        if self.problems:
+            raise ConfigError(f"task {self.name}: its answers are reasoned out; give method=few_shot_cot or the like")
         if not source:
             raise ConfigError(f"task {self.name}: no {split} file; give {split}=FILE in its description")
         out: list[Example] = []

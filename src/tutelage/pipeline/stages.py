@@ -26,11 +26,12 @@ STAGES = {
     "rank": "RankConfig",
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
+    "icl": "IclConfig",
 }
 STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
-NO_FILES = ("preset:", "schoolroom:")
+NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
 
 
 def config_class(kind: str) -> type[StageConfig]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -22,9 +23,9 @@ def sweep_table(cells: Sequence[Cell]) -> Table:
     varied = [key for key in ("task", *COLUMNS) if len({str(cell.get(key)) for cell in cells}) > 1]
     kept = [key for key in ("task", *COLUMNS) if key not in varied and cells[0].get(key) not in ("", None)]
     same = [f"{key}={cells[0][key]}" for key in kept]
-    table = Table(title=Text("  ".join(same)), title_justify="left")
-    for name in (*varied, "accuracy", "interval", "worst", "macro F1", "ECE", "n", "saved", "seconds"):
-        table.add_column(name, justify="left" if name in varied else "right", overflow="fold")
+    table = Table(title=Text("  ".join(same)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (*varied, "acc", "95%", "worst", "F1", "ECE", "n", "saved", "s"):
+        table.add_column(name, justify="left" if name in varied else "right", no_wrap=name not in varied)
     for cell in cells:
         table.add_row(*[Text(text) for text in _texts(cell, varied)])
     return table
@@ -34,7 +35,7 @@ def _texts(cell: Cell, varied: Sequence[str]) -> list[str]:
     saved = f"{cell['asked'] / cell['computed']:.1f}x" if cell.get("computed") else ""
     return [
         *(str(cell.get(key, "")) for key in varied), f"{cell['accuracy']:.3f}",
-        f"{cell['low']:.3f}..{cell['high']:.3f}", f"{cell['worst']:.3f}",
+        f"{cell['low']:.2f}..{cell['high']:.2f}", f"{cell['worst']:.3f}",
         _number(cell.get("macro_f1")), _number(cell.get("ece")),
         f"{cell['n']}x{cell['seeds']}", saved, f"{cell['seconds']:.1f}",
     ]  # fmt: skip

@@ -23,7 +23,12 @@ from tutelage.model.hub import create_model, load_model, parameter_count, save_m
 from tutelage.report.plots import Panel
 from tutelage.report.read import StageRun, read_stage
 from tutelage.studies.heads import (
-    HeadScores, head_scores, icl_score, repeated_tokens, token_losses, usual_tokens,
+    HeadScores,
+    head_scores,
+    icl_score,
+    repeated_tokens,
+    token_losses,
+    usual_tokens,
 )  # fmt: skip
 from tutelage.studies.parts import save_figure, word_tokenizer
 from tutelage.train.loop import train

@@ -1,0 +1,221 @@
+"""In-context learning on a task: one setting or a sweep of them, several seeds, with intervals, table and plot."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from tutelage.core.config import StageConfig
+from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.progress import Progress
+from tutelage.core.rundir import RunDir, read_jsonl_tolerant
+from tutelage.core.stats import wilson
+from tutelage.icl.evaluate import Bench, Result, Setting, evaluate
+from tutelage.icl.open import evaluate_open, evaluate_reasoning, some
+from tutelage.icl.perturb import Corpus
+from tutelage.icl.reasoning import METHODS
+from tutelage.icl.tasks import Task, load_task
+from tutelage.report.icl import draw_sweep
+from tutelage.text.corpus import read_texts
+
+T = TypeVar("T")
+SWEPT = (
+    "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "chat", "method",
+)  # fmt: skip
+
+
+class IclConfig(StageConfig):
+    task: str | list[str]
+    """A built-in task (sst2, agnews, mmlu:SUBJECT, gsm8k ...) or a description (task.toml)."""
+    model: str
+    """Model folder, run directory, hub id, or an OpenAI-compatible server's http://.../v1."""
+    data: str | None = None
+    """Folder with the built-in task's files (default: $TUTELAGE_DATA), or where a description's lie."""
+    served: str | None = None
+    """The model's name on a server."""
+    method: str | list[str] = "score"
+    """score (options by log-prob; open answers generated) | chain_of_thought | zero_shot_cot | self_consistency ..."""
+    shots: int | list[int] = 4
+    """Demonstrations; 0 is zero-shot."""
+    select: str | list[str] = "random"
+    """How demonstrations are chosen: random, balanced, fixed, bm25, tfidf, hidden, dpp, votek, mdl, epr ..."""
+    order: str | list[str] = "given"
+    """given | nearest_first | nearest_last | random | global_entropy | local_entropy"""
+    score: str | list[str] = "direct"
+    """direct: P(answer | input); channel: P(input | answer); perplexity: of the whole."""
+    norm: str | list[str] = "sum"
+    """sum | token | byte (length-normalised) | pmi | pmi_empty (less the option's own log-prob)"""
+    calibrate: str | list[str] = "none"
+    """none | contextual (divide by the mean prediction for N/A, empty and [MASK])"""
+    condition: str | list[str] = "gold"
+    """Labels or inputs of demonstrations: gold, random, correct_75 ... correct_0, permuted, no_labels, labels_only,
+    ood_inputs, english_words ..."""
+    format: str | list[str] = "manual"
+    """manual (the task's template) | minimal (input, newline, answer)"""
+    instruction: str | list[str] = ""
+    """Text in front of everything; {text} is not known there."""
+    chat: bool | list[bool] = False
+    """Prompts through the model's chat template."""
+    seeds: int = Field(1, ge=1)
+    """Sets of demonstrations: seed, seed + 1, ..."""
+    limit: int = Field(0, ge=0)
+    """At most this many test examples, drawn once; 0 is all."""
+    pool: int = Field(0, ge=0)
+    """At most this many training examples to choose from; 0 is all."""
+    corpus: str | None = None
+    """Sentences from elsewhere, one a line, for condition=ood_inputs."""
+    selection: dict[str, dict[str, Any]] = {}
+    """Parameters of selectors, e.g. selection.dpp.candidates=50."""
+    reasoning: dict[str, Any] = {}
+    """Parameters of a reasoning method, e.g. reasoning.paths=40 reasoning.temperature=0.7."""
+    max_tokens: int = Field(64, ge=1)
+    """Of generated answers."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+def run(config: IclConfig, run: RunDir) -> dict[str, Any]:
+    """Every cell on every seed into results.jsonl and predictions.jsonl; a table, a plot and summary.json."""
+    cells = list(_cells(config))
+    engine = None
+    done = _done(run.path)
+    tasks = _listed(config.task)
+    work = [(name, config.seed + i) for name in tasks for i in range(config.seeds)]
+    with Progress(run.path.name, "passes", len(work)) as progress:
+        for name, seed in work:
+            wanted = [c for c in cells if (name, seed, _key(c)) not in done]
+            if wanted:
+                if engine is None:
+                    engine = _engine(config)
+                _write(run.path, name, _pass(config, engine, load_task(name, config.data), wanted, seed))
+            progress.add()
+    rows = list(read_jsonl_tolerant(run.path / "results.jsonl"))
+    table = [_aggregate(rows, name, cell) for name in tasks for cell in cells]
+    figure = draw_sweep(run.path, table, [k for k in ("task", *SWEPT) if isinstance(getattr(config, k), list)])
+    return {"cells": table, **({"figure": figure.name} if figure else {}), **_totals(table)}
+
+
+def _listed(value: T | list[T]) -> list[T]:
+    return value if isinstance(value, list) else [value]
+
+
+def _cells(config: IclConfig) -> Iterator[dict[str, Any]]:
+    """Every combination of the lists, as settings; combinations that mean nothing are refused."""
+    names = [name for name in SWEPT]
+    for values in itertools.product(*(_listed(getattr(config, name)) for name in names)):
+        cell = dict(zip(names, values, strict=True))
+        if cell["method"] != "score" and cell["method"] not in METHODS:
+            raise ConfigError(f"method={cell['method']!r}; one of score, {', '.join(METHODS)}")
+        Setting(**{k: v for k, v in cell.items() if k != "method"})  # checks
+        yield cell
+
+
+def _key(cell: dict[str, Any]) -> str:
+    return json.dumps(cell, sort_keys=True)
+
+
+def _done(path: Path) -> set[tuple[str, int, str]]:
+    """What results.jsonl of an interrupted run holds."""
+    file = path / "results.jsonl"
+    if not file.exists():
+        return set()
+    return {(r["task"], r["seed"], _key(r["setting"])) for r in read_jsonl_tolerant(file)}
+
+
+def _engine(config: IclConfig) -> Any:
+    from tutelage.engine import load
+
+    return load(config.model, config.device, config.dtype, config.served)
+
+
+def _pass(config: IclConfig, engine: Any, task: Task, cells: Sequence[dict[str, Any]], seed: int) -> list[Any]:
+    """(cell, seed, row) of the cells of one task and seed; those that score options in one call of the engine."""
+    out: list[Any] = []
+    reasoned = [c for c in cells if c["method"] != "score"]
+    for cell in reasoned:
+        how = (cell["method"], cell["shots"], cell["chat"], config.limit, config.reasoning)
+        out.append((cell, seed, evaluate_reasoning(engine, task, *how, seed)))
+    plain = [c for c in cells if c["method"] == "score"]
+    if not plain:
+        return out
+    queries = some(task.examples("test"), config.limit)
+    corpus = Corpus(list(read_texts(config.corpus, "line"))) if config.corpus else None
+    pool = _pool(config, task, queries, plain)
+    bench = Bench(engine, task.format, task.minimal, pool, queries, corpus, config.selection)
+    settings = [Setting(**{k: v for k, v in c.items() if k != "method"}) for c in plain]
+    if task.open:
+        rows = [evaluate_open(bench, task, setting, config.max_tokens, seed) for setting in settings]
+    else:
+        rows = [_row(result) for result in evaluate(bench, settings, seed)]
+    return out + [(cell, seed, row) for cell, row in zip(plain, rows, strict=True)]
+
+
+def _pool(config: IclConfig, task: Task, queries: Sequence[Any], cells: Sequence[dict[str, Any]]) -> list[Any]:
+    """Training examples that are no query."""
+    if not task.train or all(c["shots"] == 0 for c in cells):
+        return []
+    asked = {q.text for q in queries}
+    pool = some([e for e in task.examples("train") if e.text not in asked], config.pool, 1)
+    most = max(c["shots"] for c in cells)
+    if len(pool) < most:
+        raise DataError(f"task {task.name}: {len(pool)} training examples and shots={most}; ask for fewer")
+    return pool
+
+
+def _row(result: Result) -> dict[str, Any]:
+    return {
+        **result.metrics, "dropped": result.dropped, "too_long": result.too_long, "asked": result.asked,
+        "computed": result.computed, "seconds": result.seconds,
+        "answers": [
+            {"prediction": p, "gold": g, "probs": [round(x, 6) for x in row]}
+            for p, g, row in zip(result.predictions, result.gold, result.probs, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def _write(path: Path, task: str, results: Sequence[Any]) -> None:
+    """Predictions first: a row of results.jsonl says that a cell is done."""
+    with (path / "predictions.jsonl").open("a", encoding="utf-8") as file:
+        for cell, seed, row in results:
+            for number, answer in enumerate(row.pop("answers")):
+                file.write(json.dumps({"task": task, "seed": seed, "setting": cell, "number": number, **answer},
+                                      ensure_ascii=False) + "\n")  # fmt: skip
+    with (path / "results.jsonl").open("a", encoding="utf-8") as file:
+        for cell, seed, row in results:
+            file.write(json.dumps({"task": task, "seed": seed, "setting": cell, **row}, ensure_ascii=False) + "\n")
+
+
+def _aggregate(rows: Sequence[dict[str, Any]], task: str, cell: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table: the mean over seeds with its interval, the spread and the worst seed."""
+    mine = [r for r in rows if r["task"] == task and _key(r["setting"]) == _key(cell)]
+    values = [r["accuracy"] for r in mine]
+    mean, low, high = _interval(values, mine[0]["n"])
+    kept: dict[str, Any] = {k: float(np.mean([r[k] for r in mine])) for k in ("macro_f1", "ece") if k in mine[0]}
+    total = {k: sum(r.get(k, 0) for r in mine) for k in ("dropped", "too_long", "asked", "computed", "seconds")}
+    return {
+        "task": task, **cell, "n": mine[0]["n"], "seeds": len(mine), "accuracy": mean, "low": low, "high": high,
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, "worst": min(values), **kept, **total,
+    }  # fmt: skip
+
+
+def _interval(values: Sequence[float], n: int) -> tuple[float, float, float]:
+    """(mean, low, high) over seeds that share n test examples: 95%, of both what the seed and what the test examples
+    move (more seeds make the first smaller, not the second). Wilson's for one seed."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, *wilson(mean * n, n)
+    half = 1.96 * float(np.sqrt(np.var(values, ddof=1) / len(values) + mean * (1 - mean) / n))
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _totals(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    best = max(table, key=lambda row: row["accuracy"])
+    return {"accuracy": best["accuracy"], "best": {k: best[k] for k in ("task", *SWEPT)}}
+
+
