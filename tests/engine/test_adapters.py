@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from peft import (
+    AdaptionPromptConfig,
+    IA3Config,
     LoraConfig,
     MultitaskPromptTuningConfig,
     PrefixTuningConfig,
@@ -115,6 +117,33 @@ def test_masked_lms_and_encoder_decoders_with_lora(make_tokenizer: Any) -> None:
         if engine.kind == "seq2seq":
             pairs = zip(engine.generate(PROMPTS, GREEDY), whole.generate(PROMPTS, GREEDY), strict=True)
             assert all(a.completions[0].tokens == b.completions[0].tokens for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", ["dora", "embeddings and head", "tokens", "ia3", "adaption prompt", "saved modules"])
+def test_adapters_of_other_kinds_are_what_peft_says(kind: str, tokenizer: Any) -> None:
+    """Tried while the adapters did nothing yet, used once they do."""
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    made: Any = {
+        "dora": lambda: LoraConfig(**common, r=4, use_dora=True, target_modules="all-linear"),
+        "embeddings and head": lambda: LoraConfig(**common, r=4, target_modules=["q_proj", "embed_tokens", "lm_head"]),
+        "tokens": lambda: LoraConfig(**common, r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6, 52]),
+        "ia3": lambda: IA3Config(**common, target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        "adaption prompt": lambda: AdaptionPromptConfig(**common, adapter_len=4, adapter_layers=2),
+        "saved modules": lambda: LoraConfig(**common, r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    }[kind]()
+    model: Any = get_peft_model(make_model("llama"), made)  # type: ignore[arg-type]
+    engine = LocalEngine(model, tokenizer)
+    assert engine.support.plans, engine.support.reason
+    before = engine.score([(CROWD[0], [50, 51])])[0].logprob
+    moved(model)
+    for output in engine.generate(CROWD, SAMPLED):
+        for found in output.completions:
+            expected = (last_logits(model, [*output.prompt_tokens, *found.tokens[:-1]]) / 0.8).log_softmax(-1)
+            assert found.logprobs[-1] == pytest.approx(float(expected[found.tokens[-1]]), abs=1e-4)
+    score = engine.score([(CROWD[0], [50, 51])])[0]
+    rows = [last_logits(model, [*CROWD[0], *said]).log_softmax(-1) for said in ([], [50])]
+    assert score.token_logprobs == pytest.approx([float(rows[0][50]), float(rows[1][51])], abs=1e-4)
+    assert abs(score.logprob - before) > 1e-3  # ten times the tolerance
 
 
 def prompted(kind: str, family: str) -> Any:

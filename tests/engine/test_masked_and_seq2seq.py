@@ -175,7 +175,7 @@ def test_a_head_that_looks_at_other_places_gets_them_all(make_tokenizer: Any) ->
     assert not model.__dict__["_tutelage_masked"].narrow
 
 
-FAMILIES = ["DistilBert", "Electra", "Albert", "ModernBert", "Deberta", "MPNet", "ConvBert", "RoFormer", "MegatronBert"]
+FAMILIES = ["DistilBert", "Electra", "Albert", "ModernBert", "Deberta", "MPNet", "ConvBert", "RoFormer", "XLM"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -185,6 +185,8 @@ def test_heads_of_many_families(family: str) -> None:
 
     size: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     size |= {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 0}
+    if family == "XLM":
+        size = {"n_words": 64, "emb_dim": 32, "n_layers": 2, "n_heads": 2, "pad_index": 0}
     config = getattr(transformers, f"{family}Config")(**size)
     torch.manual_seed(0)
     model = sharpened(AutoModelForMaskedLM.from_config(config))

@@ -63,8 +63,11 @@ def test_a_decoder_that_raises_ends_its_own_request_alone(engine: LocalEngine) -
     assert [o.text for o in (outputs[0], outputs[2])] == [o.text for o in alone] and all(o.text for o in alone)
     for sick in (outputs[1], outputs[3]):  # while it is decoded, and when its text is made
         assert sick.error == "OverflowError: out of range" and not sick.completions and sick.prompt_tokens
-    with pytest.raises(OverflowError, match="out of range"):
-        list(engine.stream("the dog", SICK))
+    before = threading.active_count()
+    for params in (SICK, NO_STOP):  # in the decoding thread, and in the reader's
+        with pytest.raises(OverflowError, match="out of range"):
+            list(engine.stream("the dog", params))
+    assert threading.active_count() == before
     with pytest.raises(DataError, match="prompt 0: OverflowError: out of range"):
         engine.rollout([[5, 6], [8]], SICK)
     assert engine.generate(["one"], FINE)[0].text == alone[1].text
@@ -143,6 +146,7 @@ def test_an_engine_without_a_tokenizer_takes_ids_alone() -> None:
 def test_parameters_of_another_type_are_named() -> None:
     cases: list[tuple[str, Any]] = [
         ("temperature", "hot"), ("max_tokens", None), ("n", "two"), ("stop", (3,)), ("logprobs", -1), ("top_p", None),
+        ("max_tokens", 3.5), ("n", 1.0), ("top_k", 2.5), ("logit_bias", {5: float("nan")}), ("logit_bias", {5: 1e39}),
     ]  # fmt: skip
     for name, value in cases:
         with pytest.raises(ConfigError, match=f"{name} must be .*, got " + re.escape(repr(value))):
@@ -155,3 +159,22 @@ def test_log_probs_of_a_prompt_that_fail_are_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine, "score", lambda pairs: [Score(float("nan"), error="no") for _ in pairs])
     first, second = engine.generate(["the cat", "one"], [SamplingParams(prompt_logprobs=0), SamplingParams()])
     assert first.error == "no" and not first.completions and second.error is None
+
+
+def test_a_model_that_gives_nan_says_so(make_tokenizer: Any) -> None:
+    """Before, the last token of the vocabulary came out, again and again."""
+    model: Any = make_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = float("nan")
+    engine, words = LocalEngine(model, make_tokenizer("$A")), "the model gives NaN: its weights are not finite, or they"
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(max_tokens=3, seed=1, temperature=temperature, banned_tokens=(1,))
+        alone = engine.generate([[5, 6]], params)[0]
+        fine, sick = engine.generate([[5, 6], [5, 7]], params)
+        assert len(alone.completions[0].tokens) == 3 and words in (sick.error or "")
+        # NaN crosses masks (0 times NaN): a row of the same forward may be lost as well, but not silently
+        assert words in fine.error if fine.error else fine.completions[0].tokens == alone.completions[0].tokens
+    sound, score = engine.score([([5], [6])])[0], engine.score([([5, 7], [6])])[0]
+    assert sound.error is None and words in (score.error or "")
+    with pytest.raises(DataError, match=r"prompt [01]: the model gives NaN"):
+        engine.rollout([[9], [7]], SamplingParams(max_tokens=2, seed=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from tests.engine.test_remote_engine import Handler, Stage, quick, status
 from tests.servers import serving
 from tutelage.core.errors import DataError
-from tutelage.engine import SamplingParams
+from tutelage.engine import RemoteEngine, SamplingParams, transport
 
 
 @pytest.fixture
@@ -97,3 +99,49 @@ def test_alternatives_come_by_their_texts(stage: Stage) -> None:
     odd = {"choices": [{"text": "x", "logprobs": {"top_logprobs": [3]}}]}
     stage.script.append(lambda handler, body: handler.answer(odd))
     assert "not usable" in (engine.generate("a", SamplingParams(logprobs=2))[0].error or "")
+
+
+def half(handler: Handler, body: dict[str, Any]) -> None:
+    """Half of what was promised, then gone."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.close_connection = True
+
+
+def test_half_an_answer_is_asked_for_again(stage: Stage) -> None:
+    stage.script.extend([half, half])
+    assert quick(stage).generate("hi")[0].text == "tiny:Nonehi" and len(stage.seen) == 3
+    stage.script.extend([half] * 3)
+    output = quick(stage, retries=2).generate("hi")[0]
+    assert "broke off" in (output.error or "") and output.unserved and len(stage.seen) == 6
+
+
+def test_waits_double_with_jitter_up_to_a_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(transport.time, "sleep", waits.append)
+    engine = quick(stage, backoff=0.5, retries=9, workers=1)
+    for _ in range(8):
+        stage.script.extend([status(503)] * 9)
+        assert not engine.generate("hi")[0].error
+    for tried in range(9):
+        most = min(0.5 * 2**tried, 30.0)
+        found = waits[tried::9]
+        assert all(most / 2 <= wait <= most for wait in found) and len(set(found)) > 4
+
+
+def test_connecting_has_a_limit_of_its_own() -> None:
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for one in waiting:  # the queue is full: a further connection is not accepted
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    engine = RemoteEngine(f"http://127.0.0.1:{full.getsockname()[1]}/v1", "m", connect_timeout=0.2, retries=0)
+    began = time.monotonic()
+    output = engine.generate("hi")[0]
+    assert "cannot be reached" in (output.error or "") and output.unserved and time.monotonic() - began < 5
+    for one in (*waiting, full):
+        one.close()

@@ -36,7 +36,7 @@ from tutelage.engine.seq2seq import Seq2SeqDecoder, score_answers
 from tutelage.engine.session import Session
 from tutelage.engine.support import Support, support
 from tutelage.engine.texts import Texts
-from tutelage.model.forward import evaluating, inference_attention, learned_prompt
+from tutelage.model.forward import evaluating, inference_attention, learned_prompt, vocabulary
 from tutelage.model.kinds import WORDS, Kind, model_kind
 from tutelage.text.chat import encode_prompt, turn_end_id
 
@@ -233,7 +233,7 @@ class LocalEngine:
         limit = self.context_length
         if self._room(ids) < min(params.max_tokens, 1) or len(ids) > limit:
             return f"the prompt has {len(ids)} tokens and the model's context is {limit}"
-        vocab = self.model.get_input_embeddings().num_embeddings
+        vocab = vocabulary(self.model)
         if min(ids) < 0 or max(ids) >= vocab:
             return f"the prompt has token ids outside 0..{vocab - 1}"
         for name in ("banned_tokens", "stop_tokens", "logit_bias"):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
+
+NOT_A_NUMBER = "the model gives NaN: its weights are not finite, or they overflow in this dtype"
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Plain text to continue, token ids, or a list of {"role", "content"} messages, whose answer ends with the turn."""
@@ -45,16 +48,18 @@ class SamplingParams:
         object.__setattr__(self, "stop_tokens", tuple(self.stop_tokens))
         object.__setattr__(self, "banned_tokens", tuple(self.banned_tokens))
         checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-            ("max_tokens", lambda x: x >= 0, "at least 0"),
+            ("max_tokens", lambda x: index(x) >= 0, "a whole number of at least 0"),
             ("temperature", lambda x: 0 <= x < math.inf, "finite and at least 0"),
-            ("top_k", lambda x: x >= 0, "at least 0"),
+            ("top_k", lambda x: index(x) >= 0, "a whole number of at least 0"),
             ("top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
             ("min_p", lambda x: 0 <= x <= 1, "within 0 and 1"),
-            ("n", lambda x: x >= 1, "at least 1"),
+            ("n", lambda x: index(x) >= 1, "a whole number of at least 1"),
             ("repetition_penalty", lambda x: 0 < x < math.inf, "finite and above 0"),
             ("stop", lambda x: all(isinstance(s, str) and s for s in x), "strings that are not empty"),
-            ("logprobs", lambda x: x is None or x >= 0, "at least 0"),
-            ("prompt_logprobs", lambda x: x is None or x >= 0, "at least 0"),
+            ("logprobs", lambda x: x is None or index(x) >= 0, "a whole number of at least 0"),
+            ("prompt_logprobs", lambda x: x is None or index(x) >= 0, "a whole number of at least 0"),
+            # the sum with a logit is divided by the temperature, and must not overflow
+            ("logit_bias", lambda x: all(v < 1e30 for v in (x or {}).values()), "numbers below 1e30"),
         )
         for name, fine, expected in checks:
             value = getattr(self, name)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from tutelage.core.errors import in_words
-from tutelage.engine.requests import Score
+from tutelage.engine.requests import NOT_A_NUMBER, Score
 from tutelage.engine.trie_score import score_tokens
-from tutelage.model.forward import call, evaluating, inference_attention, position_ids
+from tutelage.model.forward import call, evaluating, inference_attention, position_ids, vocabulary
 
 
 def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
@@ -90,7 +92,7 @@ def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) 
 
 def prepared(engine: Any, pairs: Sequence[tuple[Any, Any]], prepare: Callable[..., Any]) -> list[Any]:
     """``prepare(engine, context, continuation)`` of each pair: lists of token ids, or why the pair cannot be scored."""
-    vocab = engine.model.get_input_embeddings().num_embeddings
+    vocab = vocabulary(engine.model)
     out: list[Any] = []
     for pair in pairs:
         try:
@@ -118,7 +120,7 @@ def scored(engine: Any, items: Sequence[Any], score: Callable[[Sequence[Any]], l
     with torch.inference_mode(), evaluating(engine.model), engine.autocast():
         found = score([items[i] for i in wanted])
     for i, one in zip(wanted, found, strict=True):
-        scores[i] = one
+        scores[i] = replace(one, error=NOT_A_NUMBER) if math.isnan(one.logprob) else one
     return scores
 
 

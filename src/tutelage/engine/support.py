@@ -18,7 +18,7 @@ import torch
 from tutelage.engine.plan import Walk
 from tutelage.engine.trie import Trie
 from tutelage.model.attention import NAME, using
-from tutelage.model.forward import call, evaluating, learned_prompt
+from tutelage.model.forward import call, evaluating, learned_prompt, vocabulary
 from tutelage.model.plans import StoredKeys
 
 log = logging.getLogger("tutelage")
@@ -71,7 +71,7 @@ def _try(model: Any) -> Support:
     rope = getattr(config, "rope_parameters", None) or {}
     if isinstance(rope, dict) and rope.get("rope_type") in _LENGTH_DEPENDENT:
         return Support(False, f"its {rope['rope_type']} positions depend on the length")
-    vocab = model.get_input_embeddings().num_embeddings
+    vocab = vocabulary(model)
     rng = np.random.default_rng(0)
     head = rng.integers(vocab, size=7)
     rows = [np.concatenate([head[:n], rng.integers(vocab, size=m)]) for n, m in ((7, 3), (7, 2), (4, 5))]

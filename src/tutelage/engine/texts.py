@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.engine.requests import Completion
+from tutelage.core.errors import DataError
+from tutelage.engine.requests import NOT_A_NUMBER, Completion
 from tutelage.engine.rows import Finished, Request
 
 
@@ -55,6 +57,8 @@ class Texts:
         """The request's answer. Raises what ended the row, if something went wrong."""
         if finished.error is not None:
             raise finished.error
+        if any(map(math.isnan, finished.logprobs)):
+            raise DataError(NOT_A_NUMBER)
         tokens, params = finished.tokens, request.params
         ended = (
             finished.reason in ("eos", "stop")

@@ -23,6 +23,12 @@ def plain_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def vocabulary(model: Any) -> int:
+    """Tokens of the model's table of embeddings, whatever adapter wraps it."""
+    table = model.get_input_embeddings()
+    return int(getattr(table, "num_embeddings", None) or table.weight.shape[0])
+
+
 def learned_prompt(model: Any) -> Any | None:
     """Peft's config of a model that puts virtual tokens before every text (prompt tuning and the like), else None."""
     config = getattr(model, "active_peft_config", None)

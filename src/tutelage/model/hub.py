@@ -172,9 +172,14 @@ def load_model(
         kind = stored_kind(source)
         if kind != "causal" and not any_kind:
             raise DataError(f"{name!r} holds {WORDS[kind]}; a causal language model is needed here")
-        model = AUTO[kind].from_pretrained(
-            source, dtype=resolve_dtype(dtype) or "auto", attn_implementation=attn_implementation
-        )
+        model, told = AUTO[kind].from_pretrained(
+            source, dtype=resolve_dtype(dtype) or "auto", attn_implementation=attn_implementation,
+            output_loading_info=True,
+        )  # fmt: skip
+        absent = sorted(told["missing_keys"])
+        if absent:  # transformers would draw them at random
+            more = f" and {len(absent) - 1} more" if absent[1:] else ""
+            raise DataError(f"{name!r}: its weights lack {absent[0]}{more}; write or copy the model again")
     resize_for(model, tokenizer)
     return model, tokenizer
 

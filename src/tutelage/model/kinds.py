@@ -30,14 +30,18 @@ def _names(mapping: Any) -> frozenset[str]:
 
 _CAUSAL = _names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 _SEQ2SEQ = _names(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES) - _CAUSAL
+# XLM and Flaubert: one class for both
+_EITHER = {"XLMWithLMHeadModel", "FlaubertWithLMHeadModel"}
 # BERT's first checkpoints name the class that they were trained with, which has the masked LM's head too
 _MASKED = (_names(MODEL_FOR_MASKED_LM_MAPPING_NAMES) | {"BertForPreTraining"}) - _CAUSAL - _SEQ2SEQ
 
 
-def _kind(names: Iterable[str], encoder_decoder: bool) -> Kind:
+def _kind(names: Iterable[str], config: Any) -> Kind:
     found = set(names)
-    if encoder_decoder and found & _SEQ2SEQ:
+    if getattr(config, "is_encoder_decoder", False) and found & _SEQ2SEQ:
         return "seq2seq"
+    if found & _EITHER:
+        return "causal" if getattr(config, "causal", False) else "masked"
     return "masked" if found & _MASKED else "causal"
 
 
@@ -45,12 +49,12 @@ def model_kind(model: Any) -> Kind:
     """The kind of a live model (inside a peft wrapper or not); "causal" for a class that transformers does not list."""
     plain = plain_model(model)
     names = (base.__name__ for base in type(plain).__mro__)
-    return _kind(names, bool(getattr(plain.config, "is_encoder_decoder", False)))
+    return _kind(names, plain.config)
 
 
 def config_kind(config: Any) -> Kind:
     """The kind that a config's ``architectures`` name; "causal" if there are none."""
-    return _kind(getattr(config, "architectures", None) or (), bool(getattr(config, "is_encoder_decoder", False)))
+    return _kind(getattr(config, "architectures", None) or (), config)
 
 
 def stored_kind(source: str | os.PathLike[str]) -> Kind:
