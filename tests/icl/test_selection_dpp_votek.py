@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.engine.test_local_engine import make_model, make_tokenizer
 from tests.icl.selection_helpers import FakeEngine, Reviews, noise, open_question, review, sentences
 from tutelage.core.errors import ConfigError
+from tutelage.engine.local import LocalEngine
 from tutelage.icl.selection import SELECTORS, SelectionContext
+from tutelage.icl.selection.context import fitting, prompt
 from tutelage.icl.selection.dpp import greedy_map, relevance_of
 from tutelage.icl.selection.embed import DenseRows, similarity
 from tutelage.icl.selection.lexical import TfIdf
@@ -196,3 +199,15 @@ def test_vote_k_reads_no_answer_that_it_did_not_pay_for():
 
 def _with(options):
     return SelectionContext(FakeEngine(), Reviews(), options=options)
+
+
+def test_demonstrations_that_do_not_fit_go_from_the_far_end():
+    engine, form = LocalEngine(make_model("llama"), make_tokenizer()), Reviews()
+    shown = [review(t, 0) for t in ("the dog ran", "one two", "tea")]
+    query, ends = review("the cat sat"), [" negative", " positive"]
+    sizes = [max(len(engine.encode(prompt(form, shown[i:], query) + end)) for end in ends) for i in range(4)]
+    assert sizes[0] > engine.context_length >= sizes[-1]
+    kept = next(i for i, size in enumerate(sizes) if size <= engine.context_length)
+    assert fitting(engine, form, shown, query, ends) == prompt(form, shown[kept:], query)
+    found = confidences([query, review("the " * 99)], [shown, shown], 8, SelectionContext(engine, form))
+    assert np.isfinite(found[0]) and found[1] == -np.inf

@@ -135,6 +135,7 @@ def perplexity(
     """The examples that the model finds least surprising: lowest mean negative log-likelihood a token.
 
     SPELL (Gonen et al. 2023, section 3) ranks whole prompts so; here each demonstration is ranked by itself.
+    Examples beyond the model's context are left out, which the log says.
     """
     options = context.read(PerplexityOptions, "perplexity")
     engine, form = context.need_engine("perplexity"), context.format
@@ -145,6 +146,8 @@ def perplexity(
         texts = [form.demonstration(e) for e in pool]
     else:
         texts = [form.query(e) if form else e.text for e in pool]
-    scores = score_all(engine, [("", text) for text in texts], [f"pool[{i}]" for i in range(len(pool))])
-    means = np.array([score.logprob / len(score.token_logprobs) for score in scores])
-    return top(np.broadcast_to(means, (len(queries), len(pool))), pool, queries, shots, "perplexity")
+    scores = score_all(engine, [("", text) for text in texts], f"select=perplexity, each {options.of} of the pool")
+    kept = [i for i, score in enumerate(scores) if score is not None]
+    means = np.array([scores[i].logprob / len(scores[i].token_logprobs) for i in kept])
+    chosen = top(np.tile(means, (len(queries), 1)), [pool[i] for i in kept], queries, shots, "perplexity")
+    return [[kept[i] for i in one] for one in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from tutelage.core.config import build
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.examples import Example
+
+log = logging.getLogger("tutelage")
 
 Scorer = Callable[[Sequence[Sequence[Example]], Sequence[Example]], np.ndarray]
 """scorer(sets, queries) -> float64 [S, Q, L]: log P(option l | demonstrations of set s in that order, query q)."""
@@ -196,13 +199,36 @@ def with_option(example: Example, option: int) -> Example:
     return replace(example, gold=option, answer=example.options[option])
 
 
-def score_all(engine: Any, pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> list[Any]:
-    """``engine.score`` in one call; DataError names the first pair that could not be scored."""
+def fitting(
+    engine: Any, form: Format, shown: Sequence[Example], query: Example, answers: Sequence[str], room: int = 0
+) -> str:
+    """The prompt without as many of the first demonstrations as must go for it and the longest answer to fit.
+
+    ``room``: tokens of the answer where it is yet to be written. An engine on a server has no tokenizer to count with:
+    nothing is left out, and the server says what does not fit.
+    """
+    shown = list(shown)
+    text = prompt(form, shown, query)
+    if not hasattr(engine, "tokenizer"):
+        return text
+    while shown and max(len(engine.encode(text + end)) for end in answers or [""]) + room > engine.context_length:
+        text = prompt(form, shown := shown[1:], query)
+    return text
+
+
+def score_all(engine: Any, pairs: Sequence[tuple[str, str]], what: str) -> list[Any]:
+    """``engine.score`` in one call, None for each pair that failed; the log says how many did, and why the first.
+
+    DataError where all failed. ``what``: the method, and what is scored.
+    """
     scores = engine.score(pairs)
-    for name, score in zip(names, scores, strict=True):
-        if score.error is not None:
-            raise DataError(f"{name}: cannot be scored ({score.error})")
-    return list(scores)
+    failed = [score.error for score in scores if score.error is not None]
+    if failed and len(failed) == len(scores):
+        raise DataError(f"{what}: none of {len(scores)} can be scored; the first: {failed[0]}")
+    if failed:
+        log.warning("%s: %d of %d cannot be scored and are left out; the first: %s", what, len(failed), len(scores),
+                    failed[0])  # fmt: skip
+    return [score if score.error is None else None for score in scores]
 
 
 def need_options(examples: Sequence[Example], method: str) -> int:

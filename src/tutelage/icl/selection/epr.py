@@ -18,7 +18,6 @@ from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.runtime import generators_kept, reseed
 from tutelage.icl.examples import Example
 from tutelage.icl.selection.context import (
-    Format,
     Options,
     SelectionContext,
     answer_text,
@@ -112,8 +111,8 @@ def train(pool: Sequence[Example], options: EprOptions, context: SelectionContex
 def mine(pool: Sequence[Example], options: EprOptions, context: SelectionContext, seed: int) -> list[Mined]:
     """Positives and hard negatives of up to ``examples`` of the pool, in one engine.score call.
 
-    Each candidate e is scored by log P(y | e, x), the answer's tokens summed. DataError where fewer than two
-    candidates are left or an answer is empty.
+    Each candidate e is scored by log P(y | e, x), the answer's tokens summed. Pairs
+    beyond the model's context are left out, which the log says. DataError where nothing is left to learn from.
     """
     engine, form = context.need_engine("epr"), context.need_format("epr")
     copies = first_copies(pool)
@@ -122,14 +121,21 @@ def mine(pool: Sequence[Example], options: EprOptions, context: SelectionContext
     rng = np.random.default_rng(seed)
     learners = sorted(int(i) for i in rng.permutation(copies)[: options.examples])
     found = _candidates(pool, learners, copies, options, rng)
-    pairs, names = _pairs(pool, learners, found, form)
-    scores = iter(score_all(engine, pairs, names))
+    pairs = [
+        (prompt(form, [pool[j]], pool[i]), answer_text(form, pool[i]))
+        for i, candidates in zip(learners, found)
+        for j in candidates
+    ]
+    scores = iter(score_all(engine, pairs, "select=epr, an answer after each candidate"))
     mined = []
     for i, candidates in zip(learners, found):
-        values = np.array([next(scores).logprob for _ in candidates])
-        order = [candidates[j] for j in np.argsort(-values, kind="stable")]
+        values = {j: score.logprob for j in candidates if (score := next(scores)) is not None}
+        order = sorted(values, key=lambda j: -values[j])
         ends = min(options.ends, len(order) // 2)
-        mined.append(Mined(i, tuple(order[:ends]), tuple(order[-ends:])))
+        if ends:
+            mined.append(Mined(i, tuple(order[:ends]), tuple(order[-ends:])))
+    if not mined:
+        raise DataError("select=epr: no example has two candidates that can be scored; shorten the examples")
     return mined
 
 
@@ -152,19 +158,6 @@ def _candidates(
     return [
         [shuffled[j] for j in row if shuffled[j] != i][: options.candidates] for i, row in zip(learners, order.tolist())
     ]
-
-
-def _pairs(
-    pool: Sequence[Example], learners: Sequence[int], found: Sequence[Sequence[int]], form: Format
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """(context, answer) and a name for each candidate of each learner."""
-    pairs, names = [], []
-    for i, candidates in zip(learners, found):
-        answer = answer_text(form, pool[i])
-        for j in candidates:
-            pairs.append((prompt(form, [pool[j]], pool[i]), answer))
-            names.append(f"pool[{i}] after the demonstration pool[{j}]")
-    return pairs, names
 
 
 def fit(

@@ -5,6 +5,7 @@ N: examples of the pool, K: neighbours that each votes for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,15 @@ from tutelage.icl.selection.context import (
     SelectionContext,
     answer_text,
     check_texts,
-    prompt,
+    fitting,
     score_all,
     shared_candidates,
     top,
     with_option,
 )
 from tutelage.icl.selection.embed import EmbeddingOptions, Rows, embed, similarity
+
+log = logging.getLogger("tutelage")
 
 
 class VoteKOptions(EmbeddingOptions):
@@ -123,30 +126,33 @@ def buckets(ascending: np.ndarray, count: int) -> list[np.ndarray]:
 def confidences(
     members: Sequence[Example], shown: Sequence[Sequence[Example]], max_tokens: int, context: SelectionContext
 ) -> np.ndarray:
-    """Mean log-prob of a token of the model's own prediction, [N]: its best option, or its greedy continuation."""
+    """Mean log-prob of a token of the model's own prediction, [N]: its best option, or its greedy continuation.
+
+    The farthest demonstrations go where a prompt would not fit. What cannot be predicted at all counts as the least
+    confident, which the log says.
+    """
     engine, form = context.need_engine("vote_k"), context.need_format("vote_k")
-    prompts = [prompt(form, demos, e) for demos, e in zip(shown, members)]
     if all(e.options for e in members):
-        pairs, names, owner = [], [], []
-        for i, (text, e) in enumerate(zip(prompts, members)):
-            for option in range(len(e.options)):
-                pairs.append((text, answer_text(form, with_option(e, option))))
-                names.append(f"pool text {e.text[:60]!r}, option {e.options[option]!r}")
-                owner.append(i)
-        best: list[tuple[float, float]] = [(-np.inf, -np.inf)] * len(members)
-        for i, score in zip(owner, score_all(engine, pairs, names)):
-            best[i] = max(best[i], (score.logprob, score.logprob / len(score.token_logprobs)))
-        return np.array([mean for _, mean in best])
+        answers = [[answer_text(form, with_option(e, o)) for o in range(len(e.options))] for e in members]
+        asked = [fitting(engine, form, demos, e, ends) for demos, e, ends in zip(shown, members, answers)]
+        pairs = [(text, end) for text, ends in zip(asked, answers) for end in ends]
+        scores = iter(score_all(engine, pairs, "select=vote_k, an option"))
+        best = []
+        for ends in answers:
+            tried = [(s.logprob, s.logprob / len(s.token_logprobs)) for _ in ends if (s := next(scores)) is not None]
+            best.append(max(tried)[1] if tried else -np.inf)
+        return np.array(best)
+    asked = [fitting(engine, form, demos, e, [""], max_tokens) for demos, e in zip(shown, members)]
     params = SamplingParams(max_tokens=max_tokens, temperature=0, stop=(form.separator,) if form.separator else ())
-    return np.array([_mean(output, e) for output, e in zip(engine.generate(prompts, params), members)])
+    return np.array([_mean(output) for output in engine.generate(asked, params)])
 
 
-def _mean(output: Any, example: Example) -> float:
+def _mean(output: Any) -> float:
     """Mean log-prob of a greedy continuation's tokens. DataError where the engine gives none."""
-    what = f"select=vote_k: pool text {example.text[:60]!r}"
     if output.error is not None:
-        raise DataError(f"{what}: no prediction ({output.error})")
+        log.warning("select=vote_k: no prediction for an example (%s)", output.error)
+        return -np.inf
     logprobs = output.completions[0].logprobs
     if not logprobs:
-        raise DataError(f"{what}: the prediction came without log-probs; set confidence=false or use a local model")
+        raise DataError("select=vote_k: predictions came without log-probs; set confidence=false or use a local model")
     return float(np.mean(logprobs))
