@@ -188,3 +188,11 @@ def test_too_few_examples_or_an_answer_that_is_empty():
 
     with pytest.raises(DataError, match="does not continue its own query"):
         SELECTORS["epr"](pool, pool[:1], 1, SelectionContext(FakeEngine(), Mute()), 0)
+
+
+def test_a_querys_own_answer_is_never_learnt_from():
+    pool = [review(t, i % 2) for i, t in enumerate(sentences(20, seed=1))]
+    engine = FakeEngine()
+    SELECTORS["epr"](pool, pool[:5], 2, SelectionContext(engine, Reviews(), options={"epochs": 1}), 0)
+    asked = {context.split("\n\n")[-1] for context, _ in engine.calls[0][1]}
+    assert len(asked) == 15 and not asked & {Reviews().query(e) for e in pool[:5]}

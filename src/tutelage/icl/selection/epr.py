@@ -87,12 +87,13 @@ def epr(
     if options.retriever is not None:
         retriever = Retriever.load(options.retriever, context)
     else:
-        retriever = train(pool, options, context, seed)
+        asked = {query.text for query in queries}  # to learn from a query would be to read its answer
+        retriever = train([e for e in pool if e.text not in asked], options, context, seed)
         if options.save is not None:
             retriever.save(options.save)
     passages = retriever.vectors([form.demonstration(e) for e in pool], "passage")
-    asked = retriever.vectors([e.text for e in queries], "query")
-    return top(asked @ passages.T, pool, queries, shots, "epr")
+    wanted = retriever.vectors([e.text for e in queries], "query")
+    return top(wanted @ passages.T, pool, queries, shots, "epr")
 
 
 def train(pool: Sequence[Example], options: EprOptions, context: SelectionContext, seed: int) -> Retriever:
