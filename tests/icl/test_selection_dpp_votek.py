@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.test_local_engine import make_model, make_tokenizer
-from tests.icl.selection_helpers import FakeEngine, Reviews, noise, open_question, review, sentences
+from tests.icl.selection_helpers import REVIEWS, FakeEngine, noise, open_question, review, sentences
 from tutelage.core.errors import ConfigError
 from tutelage.engine.local import LocalEngine
+from tutelage.icl.prompts import Prompter
 from tutelage.icl.selection import SELECTORS, SelectionContext
-from tutelage.icl.selection.context import fitting, prompt
 from tutelage.icl.selection.dpp import greedy_map, relevance_of
 from tutelage.icl.selection.embed import DenseRows, similarity
 from tutelage.icl.selection.lexical import TfIdf
-from tutelage.icl.selection.votek import VoteKOptions, Votes, annotate, buckets, confidences
+from tutelage.icl.selection.votek import VoteKOptions, Votes, _fitting, annotate, buckets, confidences
 
 
 def brute_greedy(kernel, size):
@@ -114,7 +114,7 @@ def test_both_stages_are_the_loops():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(60, seed=8))]
     rows = TfIdf.fit([e.text for e in pool]).rows([e.text for e in pool])
     cosines = similarity(rows, rows, "cosine")
-    engine, form = FakeEngine(), Reviews()
+    engine, form = FakeEngine(), REVIEWS
     options = VoteKOptions(budget=20, neighbours=7)
     found = annotate(pool, rows, 4, options, SelectionContext(engine, form))
 
@@ -125,7 +125,7 @@ def test_both_stages_are_the_loops():
         text = "\n\n".join([*(form.demonstration(pool[j]) for j in near[::-1]), form.query(pool[i])])
         tried = []
         for word in pool[i].options:
-            tokens = engine.tokens(text, f" {word}")
+            tokens = engine.tokens(text, word)
             tried.append((sum(tokens), sum(tokens) / len(tokens)))
         confidence[i] = max(tried)[1]
     ascending = sorted(confidence, key=confidence.get)[: int(58 * 0.9)]
@@ -167,7 +167,7 @@ def test_buckets_cut_the_least_confident_nine_tenths():
 
 
 def test_confidence_of_open_answers_is_the_mean_of_the_greedy_tokens():
-    engine, form = FakeEngine(), Reviews()
+    engine, form = FakeEngine(), REVIEWS
     asked = [open_question(t, "x") for t in sentences(3, seed=1)]
     found = confidences(asked, [[], [], []], 8, SelectionContext(engine, form))
     expected = [np.mean(engine.tokens(form.query(e), "generated")) for e in asked]
@@ -177,7 +177,7 @@ def test_confidence_of_open_answers_is_the_mean_of_the_greedy_tokens():
 def test_vote_k_gives_the_nearest_of_the_annotated():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(50, seed=9))]
     queries = [review(t + " query") for t in sentences(6, seed=10)]
-    context = SelectionContext(FakeEngine(), Reviews(), options={"budget": 10, "neighbours": 6})
+    context = SelectionContext(FakeEngine(), REVIEWS, options={"budget": 10, "neighbours": 6})
     chosen = SELECTORS["vote_k"](pool, queries, 3, context, 0)
     assert len({i for one in chosen for i in one}) <= 10
     fast = SelectionContext(options={"budget": 10, "neighbours": 6, "confidence": False})
@@ -198,16 +198,36 @@ def test_vote_k_reads_no_answer_that_it_did_not_pay_for():
 
 
 def _with(options):
-    return SelectionContext(FakeEngine(), Reviews(), options=options)
+    return SelectionContext(FakeEngine(), REVIEWS, options=options)
 
 
 def test_demonstrations_that_do_not_fit_go_from_the_far_end():
-    engine, form = LocalEngine(make_model("llama"), make_tokenizer()), Reviews()
-    shown = [review(t, 0) for t in ("the dog ran", "one two", "tea")]
-    query, ends = review("the cat sat"), [" negative", " positive"]
-    sizes = [max(len(engine.encode(prompt(form, shown[i:], query) + end)) for end in ends) for i in range(4)]
-    assert sizes[0] > engine.context_length >= sizes[-1]
+    engine = LocalEngine(make_model("llama"), make_tokenizer())
+    prompter = Prompter(REVIEWS)
+    shown = [open_question(t, "x") for t in ("the dog ran", "one two", "tea")]
+    query = open_question("the cat sat", "x")
+    texts = [prompter.prompt(shown[i:], query) for i in range(4)]
+    sizes = [len(engine.encode(text)) + 4 for text in texts]
     kept = next(i for i, size in enumerate(sizes) if size <= engine.context_length)
-    assert fitting(engine, form, shown, query, ends) == prompt(form, shown[kept:], query)
-    found = confidences([query, review("the " * 99)], [shown, shown], 8, SelectionContext(engine, form))
-    assert np.isfinite(found[0]) and found[1] == -np.inf
+    assert 0 < kept < 4
+    assert _fitting(engine, prompter, shown, query, 4) == texts[kept]
+
+
+def test_what_cannot_be_predicted_is_the_least_confident(caplog):
+    engine = LocalEngine(make_model("llama"), make_tokenizer())
+    endless = "the " * 99
+    for make in (review, lambda text: open_question(text, "x")):
+        found = confidences([make("the cat sat"), make(endless)], [[], []], 8, SelectionContext(engine, REVIEWS))
+        assert np.isfinite(found[0]) and found[1] == -np.inf
+    assert "1 examples are too long" in caplog.text and "context is 64" in caplog.text
+
+
+def test_confidence_of_options_is_that_of_the_likeliest():
+    engine = LocalEngine(make_model("llama"), make_tokenizer())
+    asked = [review(t) for t in ("the cat sat", "tea")]
+    shown = [[review("one", 1)], []]
+    for found, demos, e in zip(confidences(asked, shown, 8, SelectionContext(engine, REVIEWS)), shown, asked):
+        text = Prompter(REVIEWS).prompt(demos, e)
+        scores = engine.score([(text, option) for option in e.options])
+        best = max(scores, key=lambda s: s.logprob)
+        assert found == pytest.approx(best.logprob / len(best.token_logprobs), abs=1e-5)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -13,29 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from tutelage.core.config import build
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Format
+from tutelage.icl.scoring import Scorer
 
 log = logging.getLogger("tutelage")
 
-Scorer = Callable[[Sequence[Sequence[Example]], Sequence[Example]], np.ndarray]
-"""scorer(sets, queries) -> float64 [S, Q, L]: log P(option l | demonstrations of set s in that order, query q)."""
-
 Selection = list[list[int]] | list[list[Example]]
 """Per query the chosen indices into the pool, most relevant first; or the demonstrations themselves (SG-ICL)."""
-
-
-class Format(Protocol):
-    """The templates of one task, as far as selection reads them."""
-
-    instruction: str
-    separator: str
-
-    def demonstration(self, e: Example) -> str:
-        """Input and output, rendered, without separator."""
-        ...
-
-    def query(self, e: Example) -> str:
-        """The input, up to where the answer begins."""
-        ...
 
 
 class Options(BaseModel):
@@ -178,42 +162,6 @@ def top(
     wanted = shots if most is None else max(shots, most)
     order = np.argsort(-scores, axis=1, kind="stable")
     return [row[: min(wanted, len(copies) - (index is not None))].tolist() for row, index in zip(order, own)]
-
-
-def prompt(form: Format, shown: Sequence[Example], query: Example) -> str:
-    """Instruction, demonstrations in that order and the query's input, joined by the separator."""
-    parts = [form.instruction] if form.instruction else []
-    return form.separator.join([*parts, *(form.demonstration(e) for e in shown), form.query(query)])
-
-
-def answer_text(form: Format, example: Example) -> str:
-    """What follows ``form.query(example)`` in its demonstration. DataError where the one does not begin the other."""
-    whole, head = form.demonstration(example), form.query(example)
-    if not whole.startswith(head) or len(whole) == len(head):
-        raise DataError(f"the demonstration {whole!r} does not continue its own query {head!r}; correct the templates")
-    return whole[len(head) :]
-
-
-def with_option(example: Example, option: int) -> Example:
-    """The example as if ``options[option]`` were its answer."""
-    return replace(example, gold=option, answer=example.options[option])
-
-
-def fitting(
-    engine: Any, form: Format, shown: Sequence[Example], query: Example, answers: Sequence[str], room: int = 0
-) -> str:
-    """The prompt without as many of the first demonstrations as must go for it and the longest answer to fit.
-
-    ``room``: tokens of the answer where it is yet to be written. An engine on a server has no tokenizer to count with:
-    nothing is left out, and the server says what does not fit.
-    """
-    shown = list(shown)
-    text = prompt(form, shown, query)
-    if not hasattr(engine, "tokenizer"):
-        return text
-    while shown and max(len(engine.encode(text + end)) for end in answers or [""]) + room > engine.context_length:
-        text = prompt(form, shown := shown[1:], query)
-    return text
 
 
 def score_all(engine: Any, pairs: Sequence[tuple[str, str]], what: str) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,15 +17,14 @@ from pydantic import Field
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.runtime import generators_kept, reseed
 from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Prompter
+from tutelage.icl.scoring import Job, score_jobs
 from tutelage.icl.selection.context import (
     Options,
     SelectionContext,
-    answer_text,
     check_texts,
     first_copies,
     own_places,
-    prompt,
-    score_all,
     top,
 )
 from tutelage.icl.selection.lexical import bm25
@@ -112,8 +111,8 @@ def train(pool: Sequence[Example], options: EprOptions, context: SelectionContex
 def mine(pool: Sequence[Example], options: EprOptions, context: SelectionContext, seed: int) -> list[Mined]:
     """Positives and hard negatives of up to ``examples`` of the pool, in one engine.score call.
 
-    Each candidate e is scored by log P(y | e, x), the answer's tokens summed. Pairs
-    beyond the model's context are left out, which the log says. DataError where nothing is left to learn from.
+    Each candidate e is scored by log P(y | e, x), the answer's tokens summed. What exceeds the model's context is left
+    out, which the log says. DataError where an answer is empty, or nothing is left to learn from.
     """
     engine, form = context.need_engine("epr"), context.need_format("epr")
     copies = first_copies(pool)
@@ -121,23 +120,33 @@ def mine(pool: Sequence[Example], options: EprOptions, context: SelectionContext
         raise DataError(f"select=epr: {len(copies)} distinct examples are too few to learn from; at least 3 are needed")
     rng = np.random.default_rng(seed)
     learners = sorted(int(i) for i in rng.permutation(copies)[: options.examples])
+    silent = [i for i in learners if not pool[i].answer.strip()]
+    if silent:
+        raise DataError(f"select=epr learns from answers, and that of {pool[silent[0]].text[:60]!r} is empty")
     found = _candidates(pool, learners, copies, options, rng)
-    pairs = [
-        (prompt(form, [pool[j]], pool[i]), answer_text(form, pool[i]))
-        for i, candidates in zip(learners, found)
-        for j in candidates
-    ]
-    scores = iter(score_all(engine, pairs, "select=epr, an answer after each candidate"))
-    mined = []
-    for i, candidates in zip(learners, found):
-        values = {j: score.logprob for j in candidates if (score := next(scores)) is not None}
-        order = sorted(values, key=lambda j: -values[j])
-        ends = min(options.ends, len(order) // 2)
-        if ends:
-            mined.append(Mined(i, tuple(order[:ends]), tuple(order[-ends:])))
+    place = {i: s for s, i in enumerate(copies)}
+    which = [(place[j], q) for q, candidates in enumerate(found) for j in candidates]
+    asked = [replace(pool[i], options=(pool[i].answer,), gold=0) for i in learners]  # the right answer alone is scored
+    scores = score_jobs(engine, [Job(Prompter(form), [(pool[i],) for i in copies], asked, which)])[0]
+    out_of_reach = {copies[s] for s in scores.dropped}  # without its demonstration a set says nothing about it
+    if out_of_reach or scores.too_long:
+        log.warning("epr: %d demonstrations and %d queries are too long for the model's context and are left out",
+                    len(out_of_reach), len(scores.too_long))  # fmt: skip
+    values: list[dict[int, float]] = [{} for _ in learners]
+    for (s, q), logprobs in zip(which, scores.logprob):
+        if len(logprobs) and copies[s] not in out_of_reach:
+            values[q][copies[s]] = float(logprobs[0])
+    mined = [_ends(i, of, options.ends) for i, of in zip(learners, values) if len(of) > 1]
     if not mined:
         raise DataError("select=epr: no example has two candidates that can be scored; shorten the examples")
     return mined
+
+
+def _ends(example: int, values: dict[int, float], ends: int) -> Mined:
+    """The best and the worst candidates, at most half of them each; ties as they came."""
+    order = sorted(values, key=lambda j: -values[j])
+    ends = min(ends, len(order) // 2)
+    return Mined(example, tuple(order[:ends]), tuple(order[-ends:]))
 
 
 def _candidates(

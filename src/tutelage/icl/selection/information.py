@@ -10,10 +10,10 @@ from pydantic import Field
 
 from tutelage.icl.entropy import entropy, label_probabilities, mutual_information
 from tutelage.icl.examples import Example
+from tutelage.icl.scoring import Scorer
 from tutelage.icl.selection.basic import draw, similarities
 from tutelage.icl.selection.context import (
     Options,
-    Scorer,
     SelectionContext,
     check_texts,
     need_options,

@@ -15,16 +15,9 @@ from pydantic import Field
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.requests import SamplingParams
 from tutelage.icl.examples import Example
-from tutelage.icl.selection.context import (
-    SelectionContext,
-    answer_text,
-    check_texts,
-    fitting,
-    score_all,
-    shared_candidates,
-    top,
-    with_option,
-)
+from tutelage.icl.prompts import Prompter
+from tutelage.icl.scoring import Job, score_jobs
+from tutelage.icl.selection.context import SelectionContext, check_texts, shared_candidates, top
 from tutelage.icl.selection.embed import EmbeddingOptions, Rows, embed, similarity
 
 log = logging.getLogger("tutelage")
@@ -131,20 +124,34 @@ def confidences(
     The farthest demonstrations go where a prompt would not fit. What cannot be predicted at all counts as the least
     confident, which the log says.
     """
-    engine, form = context.need_engine("vote_k"), context.need_format("vote_k")
+    engine, prompter = context.need_engine("vote_k"), Prompter(context.need_format("vote_k"))
     if all(e.options for e in members):
-        answers = [[answer_text(form, with_option(e, o)) for o in range(len(e.options))] for e in members]
-        asked = [fitting(engine, form, demos, e, ends) for demos, e, ends in zip(shown, members, answers)]
-        pairs = [(text, end) for text, ends in zip(asked, answers) for end in ends]
-        scores = iter(score_all(engine, pairs, "select=vote_k, an option"))
-        best = []
-        for ends in answers:
-            tried = [(s.logprob, s.logprob / len(s.token_logprobs)) for _ in ends if (s := next(scores)) is not None]
-            best.append(max(tried)[1] if tried else -np.inf)
-        return np.array(best)
-    asked = [fitting(engine, form, demos, e, [""], max_tokens) for demos, e in zip(shown, members)]
-    params = SamplingParams(max_tokens=max_tokens, temperature=0, stop=(form.separator,) if form.separator else ())
-    return np.array([_mean(output) for output in engine.generate(asked, params)])
+        which = [(i, i) for i in range(len(members))]
+        scores = score_jobs(engine, [Job(prompter, shown, members, which)])[0]
+        if scores.too_long:
+            log.warning("select=vote_k: %d examples are too long for the model's context", len(scores.too_long))
+        return np.array([_best(*parts) for parts in zip(scores.logprob, scores.tokens)])
+    fitted = [_fitting(engine, prompter, demos, e, max_tokens) for demos, e in zip(shown, members)]
+    stop = prompter.format.separator
+    params = SamplingParams(max_tokens=max_tokens, temperature=0, stop=(stop,) if stop else ())
+    return np.array([_mean(output) for output in engine.generate(fitted, params)])
+
+
+def _best(logprobs: np.ndarray, tokens: np.ndarray) -> float:
+    """Log-prob a token of the most likely option."""
+    return float((logprobs / tokens)[logprobs.argmax()]) if len(logprobs) else -np.inf
+
+
+def _fitting(engine: Any, prompter: Prompter, shown: Sequence[Example], query: Example, room: int) -> str:
+    """The prompt without as many of its first demonstrations as must go for ``room`` more tokens to fit.
+
+    An engine on a server has no tokenizer to count with: nothing goes, and the server says what does not fit.
+    """
+    text: str = prompter.prompt(shown, query)
+    while shown and hasattr(engine, "tokenizer") and len(engine.encode(text)) + room > engine.context_length:
+        shown = shown[1:]
+        text = prompter.prompt(shown, query)
+    return text
 
 
 def _mean(output: Any) -> float:
