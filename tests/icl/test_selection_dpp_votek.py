@@ -16,7 +16,7 @@ from tutelage.icl.selection import SELECTORS, SelectionContext
 from tutelage.icl.selection.dpp import greedy_map, relevance_of
 from tutelage.icl.selection.embed import DenseRows, similarity
 from tutelage.icl.selection.lexical import TfIdf
-from tutelage.icl.selection.votek import VoteKOptions, Votes, _fitting, annotate, buckets, confidences
+from tutelage.icl.selection.votek import VoteKOptions, Votes, _fitting, annotate, buckets, confidences, nearest_of
 
 
 def brute_greedy(kernel, size):
@@ -104,9 +104,9 @@ def loop_votes(cosines, neighbours, picks, groups=None):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(3, 18), st.integers(1, 6))
 def test_votes_are_the_loops(seed, count, neighbours):
-    vectors = np.random.default_rng(seed).normal(size=(count, 4))
-    cosines = similarity(DenseRows(vectors), DenseRows(vectors), "cosine")
-    votes = Votes(cosines, neighbours)
+    rows = DenseRows(np.random.default_rng(seed).normal(size=(count, 4)))
+    cosines = similarity(rows, rows, "cosine")
+    votes = Votes(nearest_of(rows, neighbours, block=5))
     assert [votes.pick() for _ in range(count)] == loop_votes(cosines, neighbours, count)
 
 
@@ -132,7 +132,7 @@ def test_both_stages_are_the_loops():
     groups = [[], [], *(list(part) for part in np.array_split(ascending, 18))]
 
     everything = loop_votes(cosines, 7, 2)
-    votes = Votes(cosines, 7)
+    votes = Votes(nearest_of(rows, 7))
     assert [votes.pick(), votes.pick()] == everything
     expected = [*everything, *loop_second(cosines, 7, everything, groups[2:])]
     assert found == expected
@@ -191,7 +191,7 @@ def test_vote_k_reads_no_answer_that_it_did_not_pay_for():
     options = {"budget": 10, "neighbours": 6}
     chosen = SELECTORS["vote_k"](pool, pool[:0] or [review("w1 w2 query")], 3, _with(options), 0)
     rows = TfIdf.fit([e.text for e in pool]).rows([e.text for e in pool])
-    first = Votes(similarity(rows, rows, "cosine"), 6).pick()
+    first = Votes(nearest_of(rows, 6)).pick()
     flipped = [e if i == first else review(e.text, 1 - e.gold) for i, e in enumerate(pool)]
     assert SELECTORS["vote_k"](flipped, [review("w1 w2 query")], 3, _with(options), 0) == chosen
     assert noise(1) != noise(2)  # the fake's scores do depend on what it reads

@@ -72,7 +72,7 @@ class SparseRows:
         scale = np.repeat(np.maximum(self.norms(), 1e-300), np.diff(self.starts))
         return SparseRows(self.starts, self.columns, self.values / scale, self.width)
 
-    def take(self, chosen: Sequence[int]) -> SparseRows:
+    def take(self, chosen: Sequence[int] | np.ndarray) -> SparseRows:
         """The rows of those numbers."""
         places = [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen]
         starts = np.cumsum([0, *(len(p) for p in places)])

@@ -43,12 +43,10 @@ class Votes:
     that v votes for are picked already (Su et al. 2023, section 2.1, equation 1).
     """
 
-    def __init__(self, cosines_NN: np.ndarray, neighbours: int) -> None:
-        others = cosines_NN.copy()
-        np.fill_diagonal(others, -np.inf)
-        self.edges = np.argsort(-others, axis=1, kind="stable")[:, : min(neighbours, len(others) - 1)]
-        self.picked = np.zeros(len(others), dtype=bool)
-        self.supports = np.zeros(len(others), dtype=np.int64)
+    def __init__(self, edges_NK: np.ndarray) -> None:
+        self.edges = edges_NK
+        self.picked = np.zeros(len(edges_NK), dtype=bool)
+        self.supports = np.zeros(len(edges_NK), dtype=np.int64)
 
     def scores(self) -> np.ndarray:
         """The score [N] of each example now."""
@@ -63,6 +61,21 @@ class Votes:
         self.picked[best] = True
         self.supports += (self.edges == best).any(axis=1)
         return best
+
+
+def nearest_of(rows: Rows, neighbours: int, block: int = 1024) -> np.ndarray:
+    """Indices [N, K] of each row's K nearest others by cosine, nearest first, ties to the lower index.
+
+    ``block`` rows at a time: all cosines of 30,000 examples would take 7 GB.
+    """
+    width = min(neighbours, len(rows) - 1)
+    out = np.empty((len(rows), width), dtype=np.int64)
+    for start in range(0, len(rows), block):
+        mine = np.arange(start, min(start + block, len(rows)))
+        cosines = similarity(rows.take(mine), rows, "cosine")
+        cosines[np.arange(len(mine)), mine] = -np.inf
+        out[mine] = np.argsort(-cosines, axis=1, kind="stable")[:, :width]
+    return out
 
 
 def vote_k(
@@ -94,13 +107,13 @@ def annotate(
     budget = min(options.budget, len(members))
     if budget == len(members):
         return list(range(budget))
-    cosines = similarity(rows, rows, "cosine")
-    votes = Votes(cosines, options.neighbours)
+    votes = Votes(nearest_of(rows, options.neighbours))
     if not options.confidence:
         return [votes.pick() for _ in range(budget)]
     first = [votes.pick() for _ in range(max(1, budget // 10))]
     rest = [i for i in range(len(members)) if not votes.picked[i]]
-    nearest = np.argsort(-cosines[np.ix_(rest, first)], axis=1, kind="stable")[:, :shots]
+    cosines = similarity(rows.take(rest), rows.take(first), "cosine")
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :shots]
     shown = [[members[first[j]] for j in row][::-1] for row in nearest]  # the nearest stands next to the question
     sure = confidences([members[i] for i in rest], shown, options.max_tokens, context)
     ascending = np.array(rest)[np.argsort(sure, kind="stable")]
