@@ -76,7 +76,7 @@ class Mined:
 def epr(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """The nearest by a retriever trained on the language model's own scores (EPR: Rubin et al. 2022, section 3)."""
+    """The nearest by a retriever trained on the model's own scores (EPR: Rubin et al. 2022, arXiv 2112.08633)."""
     options = context.read(EprOptions, "epr")
     check_texts(pool, queries, "epr")
     own_places(pool, queries, shots, "epr")

@@ -132,7 +132,7 @@ class TfIdf:
 def bm25(texts: Sequence[str], queries: Sequence[str], k1: float = 1.2, b: float = 0.75) -> np.ndarray:
     """Okapi BM25 of each query against each text, float64 [Q, N]; a word that stands twice in a query counts twice.
 
-    Robertson & Zaragoza 2009, equation 3.15, with Lucene's idf = ln(1 + (N - df + 0.5) / (df + 0.5)), which is never
+    Robertson & Zaragoza 2009, with Lucene's idf = ln(1 + (N - df + 0.5) / (df + 0.5)), which is never
     negative: the original turns negative for words that stand in more than half of the texts.
     """
     vocabulary = Vocabulary.fit(texts)

@@ -40,7 +40,7 @@ class Votes:
     """The directed graph: each example votes for its K nearest; and what has been picked so far.
 
     Score of u: the sum over its supporters v that are not picked of 10 ** -s(v), s(v) being how many of the examples
-    that v votes for are picked already (Su et al. 2023, section 2.1, equation 1).
+    that v votes for are picked already (Su et al. 2023, arXiv 2209.01975).
     """
 
     def __init__(self, edges_NK: np.ndarray) -> None:
@@ -83,7 +83,7 @@ def vote_k(
 ) -> list[list[int]]:
     """Pick ``budget`` examples by votes and by the model's confidence; each query gets its nearest among them.
 
-    Su et al. 2023 ("Selective annotation makes language models better few-shot learners"), section 2. The pool's
+    Su et al. 2023 (arXiv 2209.01975, "Selective annotation makes language models better few-shot learners"). The pool's
     answers are read only of the examples that were picked.
     """
     options = context.read(VoteKOptions, "vote_k")
