@@ -11,6 +11,7 @@ import numpy as np
 
 from tutelage.engine.requests import Completion, Output, SamplingParams, Score
 from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Format
 
 LABELS = ("negative", "positive")
 
@@ -23,20 +24,7 @@ def open_question(text: str, answer: str) -> Example:
     return Example({"question": text}, text, answer=answer)
 
 
-class Reviews:
-    """Review: ... Sentiment: ..."""
-
-    instruction = ""
-    separator = "\n\n"
-
-    def demonstration(self, e: Example) -> str:
-        return f"{self.query(e)} {e.answer}"
-
-    def query(self, e: Example) -> str:
-        return f"Review: {e.text}\nSentiment:"
-
-    def parse(self, text: str) -> list[str]:
-        return []
+REVIEWS = Format(input="Review: {text}", output="\nSentiment: {answer}", separator="\n\n")
 
 
 def noise(*parts: object) -> float:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.engine.test_local_engine import make_model, make_tokenizer
-from tests.icl.selection_helpers import FakeEngine, FakeScorer, Reviews, open_question, review, sentences
-from tutelage.core.errors import ConfigError, DataError, TutelageError
+from tests.icl.selection_helpers import REVIEWS, FakeEngine, FakeScorer, open_question, review, sentences
+from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.local import LocalEngine
 from tutelage.engine.remote import RemoteEngine
 from tutelage.icl.selection import SELECTORS, SelectionContext, demonstrations
@@ -18,7 +18,7 @@ POOL = [e for e in POOL if e.text not in {q.text for q in QUERIES}]
 
 
 def context(**options):
-    return SelectionContext(FakeEngine(), Reviews(), FakeScorer(), options)
+    return SelectionContext(FakeEngine(), REVIEWS, FakeScorer(), options)
 
 
 def select(name, shots=4, pool=POOL, queries=QUERIES, seed=0, **options):
@@ -195,7 +195,7 @@ def test_sentence_transformers_absent_is_said(monkeypatch):
 @pytest.mark.parametrize("of", ["demonstration", "input"])
 def test_perplexity_is_the_mean_over_tokens(engine, of):
     pool = [review(t, i % 2) for i, t in enumerate(("the cat sat on the mat", "tea tea", "one two", "zq qz xx"))]
-    form = Reviews()
+    form = REVIEWS
     chosen = SELECTORS["perplexity"](pool, QUERIES[:1], 4, SelectionContext(engine, form, options={"of": of}), 0)[0]
     means = []
     for e in pool:
@@ -206,7 +206,14 @@ def test_perplexity_is_the_mean_over_tokens(engine, of):
     assert chosen == list(np.argsort(means))
 
 
-def test_what_cannot_be_scored_is_named(engine):
+def test_what_is_longer_than_the_context_is_left_out_and_said(engine, caplog):
     long = review("the cat " * engine.context_length)
-    with pytest.raises(TutelageError, match=r"pool\[1\]: cannot be scored"):
-        SELECTORS["perplexity"]([POOL[0], long], QUERIES, 1, SelectionContext(engine, Reviews()), 0)
+    context = SelectionContext(engine, REVIEWS)
+    pool = [long, *(review(t) for t in ("one two", "tea", "cat"))]
+    for one in SELECTORS["perplexity"](pool, QUERIES, 3, context, 0):
+        assert sorted(one) == [1, 2, 3]
+    assert "1 of 4 cannot be scored and are left out" in caplog.text and "context is 64" in caplog.text
+    with pytest.raises(DataError, match="shots=4, but query 0 has 3"):
+        SELECTORS["perplexity"](pool, QUERIES, 4, context, 0)
+    with pytest.raises(DataError, match="none of 2 can be scored.*context is 64"):
+        SELECTORS["perplexity"]([long, review(long.text + "sat")], QUERIES, 1, context, 0)

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.icl.selection_helpers import FakeEngine, Reviews, noise, open_question, review, sentences
+from tests.engine.test_local_engine import make_model, make_tokenizer
+from tests.icl.selection_helpers import REVIEWS, FakeEngine, noise, open_question, review, sentences
 from tutelage.core.errors import ConfigError
+from tutelage.engine.local import LocalEngine
+from tutelage.icl.prompts import Prompter
 from tutelage.icl.selection import SELECTORS, SelectionContext
 from tutelage.icl.selection.dpp import greedy_map, relevance_of
 from tutelage.icl.selection.embed import DenseRows, similarity
 from tutelage.icl.selection.lexical import TfIdf
-from tutelage.icl.selection.votek import VoteKOptions, Votes, annotate, buckets, confidences
+from tutelage.icl.selection.votek import VoteKOptions, Votes, _fitting, annotate, buckets, confidences, nearest_of
 
 
 def brute_greedy(kernel, size):
@@ -101,9 +104,9 @@ def loop_votes(cosines, neighbours, picks, groups=None):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(3, 18), st.integers(1, 6))
 def test_votes_are_the_loops(seed, count, neighbours):
-    vectors = np.random.default_rng(seed).normal(size=(count, 4))
-    cosines = similarity(DenseRows(vectors), DenseRows(vectors), "cosine")
-    votes = Votes(cosines, neighbours)
+    rows = DenseRows(np.random.default_rng(seed).normal(size=(count, 4)))
+    cosines = similarity(rows, rows, "cosine")
+    votes = Votes(nearest_of(rows, neighbours, block=5))
     assert [votes.pick() for _ in range(count)] == loop_votes(cosines, neighbours, count)
 
 
@@ -111,7 +114,7 @@ def test_both_stages_are_the_loops():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(60, seed=8))]
     rows = TfIdf.fit([e.text for e in pool]).rows([e.text for e in pool])
     cosines = similarity(rows, rows, "cosine")
-    engine, form = FakeEngine(), Reviews()
+    engine, form = FakeEngine(), REVIEWS
     options = VoteKOptions(budget=20, neighbours=7)
     found = annotate(pool, rows, 4, options, SelectionContext(engine, form))
 
@@ -122,14 +125,14 @@ def test_both_stages_are_the_loops():
         text = "\n\n".join([*(form.demonstration(pool[j]) for j in near[::-1]), form.query(pool[i])])
         tried = []
         for word in pool[i].options:
-            tokens = engine.tokens(text, f" {word}")
+            tokens = engine.tokens(text, word)
             tried.append((sum(tokens), sum(tokens) / len(tokens)))
         confidence[i] = max(tried)[1]
     ascending = sorted(confidence, key=confidence.get)[: int(58 * 0.9)]
     groups = [[], [], *(list(part) for part in np.array_split(ascending, 18))]
 
     everything = loop_votes(cosines, 7, 2)
-    votes = Votes(cosines, 7)
+    votes = Votes(nearest_of(rows, 7))
     assert [votes.pick(), votes.pick()] == everything
     expected = [*everything, *loop_second(cosines, 7, everything, groups[2:])]
     assert found == expected
@@ -164,7 +167,7 @@ def test_buckets_cut_the_least_confident_nine_tenths():
 
 
 def test_confidence_of_open_answers_is_the_mean_of_the_greedy_tokens():
-    engine, form = FakeEngine(), Reviews()
+    engine, form = FakeEngine(), REVIEWS
     asked = [open_question(t, "x") for t in sentences(3, seed=1)]
     found = confidences(asked, [[], [], []], 8, SelectionContext(engine, form))
     expected = [np.mean(engine.tokens(form.query(e), "generated")) for e in asked]
@@ -174,7 +177,7 @@ def test_confidence_of_open_answers_is_the_mean_of_the_greedy_tokens():
 def test_vote_k_gives_the_nearest_of_the_annotated():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(50, seed=9))]
     queries = [review(t + " query") for t in sentences(6, seed=10)]
-    context = SelectionContext(FakeEngine(), Reviews(), options={"budget": 10, "neighbours": 6})
+    context = SelectionContext(FakeEngine(), REVIEWS, options={"budget": 10, "neighbours": 6})
     chosen = SELECTORS["vote_k"](pool, queries, 3, context, 0)
     assert len({i for one in chosen for i in one}) <= 10
     fast = SelectionContext(options={"budget": 10, "neighbours": 6, "confidence": False})
@@ -188,11 +191,43 @@ def test_vote_k_reads_no_answer_that_it_did_not_pay_for():
     options = {"budget": 10, "neighbours": 6}
     chosen = SELECTORS["vote_k"](pool, pool[:0] or [review("w1 w2 query")], 3, _with(options), 0)
     rows = TfIdf.fit([e.text for e in pool]).rows([e.text for e in pool])
-    first = Votes(similarity(rows, rows, "cosine"), 6).pick()
+    first = Votes(nearest_of(rows, 6)).pick()
     flipped = [e if i == first else review(e.text, 1 - e.gold) for i, e in enumerate(pool)]
     assert SELECTORS["vote_k"](flipped, [review("w1 w2 query")], 3, _with(options), 0) == chosen
     assert noise(1) != noise(2)  # the fake's scores do depend on what it reads
 
 
 def _with(options):
-    return SelectionContext(FakeEngine(), Reviews(), options=options)
+    return SelectionContext(FakeEngine(), REVIEWS, options=options)
+
+
+def test_demonstrations_that_do_not_fit_go_from_the_far_end():
+    engine = LocalEngine(make_model("llama"), make_tokenizer())
+    prompter = Prompter(REVIEWS)
+    shown = [open_question(t, "x") for t in ("the dog ran", "one two", "tea")]
+    query = open_question("the cat sat", "x")
+    texts = [prompter.prompt(shown[i:], query) for i in range(4)]
+    sizes = [len(engine.encode(text)) + 4 for text in texts]
+    kept = next(i for i, size in enumerate(sizes) if size <= engine.context_length)
+    assert 0 < kept < 4
+    assert _fitting(engine, prompter, shown, query, 4) == texts[kept]
+
+
+def test_what_cannot_be_predicted_is_the_least_confident(caplog):
+    engine = LocalEngine(make_model("llama"), make_tokenizer())
+    endless = "the " * 99
+    for make in (review, lambda text: open_question(text, "x")):
+        found = confidences([make("the cat sat"), make(endless)], [[], []], 8, SelectionContext(engine, REVIEWS))
+        assert np.isfinite(found[0]) and found[1] == -np.inf
+    assert "1 examples are too long" in caplog.text and "context is 64" in caplog.text
+
+
+def test_confidence_of_options_is_that_of_the_likeliest():
+    engine = LocalEngine(make_model("llama"), make_tokenizer())
+    asked = [review(t) for t in ("the cat sat", "tea")]
+    shown = [[review("one", 1)], []]
+    for found, demos, e in zip(confidences(asked, shown, 8, SelectionContext(engine, REVIEWS)), shown, asked):
+        text = Prompter(REVIEWS).prompt(demos, e)
+        scores = engine.score([(text, option) for option in e.options])
+        best = max(scores, key=lambda s: s.logprob)
+        assert found == pytest.approx(best.logprob / len(best.token_logprobs), abs=1e-5)

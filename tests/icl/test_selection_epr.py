@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel
 
 from tests.engine.test_local_engine import make_model, make_tokenizer
-from tests.icl.selection_helpers import FakeEngine, Reviews, open_question, review, sentences
+from tests.icl.selection_helpers import REVIEWS, FakeEngine, open_question, review, sentences
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.local import LocalEngine
 from tutelage.icl.selection import SELECTORS, SelectionContext
@@ -60,7 +60,7 @@ def test_info_nce_by_hand():
 
 def test_mining_scores_all_candidates_in_one_call_and_keeps_both_ends():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(30, seed=1))]
-    engine, form = FakeEngine(), Reviews()
+    engine, form = FakeEngine(), REVIEWS
     options = EprOptions(examples=7, candidates=12, ends=3, candidates_by="input")
     mined = mine(pool, options, SelectionContext(engine, form), seed=5)
     assert len(mined) == 7 and len(engine.calls) == 1
@@ -70,7 +70,7 @@ def test_mining_scores_all_candidates_in_one_call_and_keeps_both_ends():
     shown = [form.demonstration(e) for e in pool]
     for n, one in enumerate(mined):
         x, asked = pool[one.example], pairs[12 * n : 12 * n + 12]
-        assert {continuation for _, continuation in asked} == {f" {x.answer}"}
+        assert {continuation for _, continuation in asked} == {x.answer}
         assert all(context.endswith("\n\n" + form.query(x)) for context, _ in asked)
         candidates = [shown.index(context.split("\n\n")[0]) for context, _ in asked]
         assert one.example not in candidates and len(set(candidates)) == 12
@@ -83,7 +83,7 @@ def test_mining_scores_all_candidates_in_one_call_and_keeps_both_ends():
 
 def test_candidates_by_the_answer_prefer_the_same_answer():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(40, seed=1))]
-    mined = mine(pool, EprOptions(candidates=10), SelectionContext(FakeEngine(), Reviews()), seed=5)
+    mined = mine(pool, EprOptions(candidates=10), SelectionContext(FakeEngine(), REVIEWS), seed=5)
     for one in mined:
         labels = {pool[i].gold for i in (*one.positives, *one.negatives)}
         assert labels == {pool[one.example].gold}
@@ -94,7 +94,7 @@ def test_it_learns_which_demonstration_helps(hidden):
     pool, queries = keyed(160, seed=1), keyed(40, seed=2)
     engine = FakeEngine(tokens=partner)
     options = {"hidden": hidden, "candidates": 50}
-    chosen = SELECTORS["epr"](pool, queries, 4, SelectionContext(engine, Reviews(), options=options), 0)
+    chosen = SELECTORS["epr"](pool, queries, 4, SelectionContext(engine, REVIEWS, options=options), 0)
     assert useful(pool, queries, chosen) > 0.8  # chance: 1 in 8
     near = SELECTORS["knn"](pool, queries, 4, SelectionContext(), 0)
     assert useful(pool, queries, near) < 0.3
@@ -114,18 +114,18 @@ def test_a_saved_retriever_selects_as_the_trained_one(tmp_path):
     engine = FakeEngine(tokens=partner)
     folder = str(tmp_path / "retriever")
     trained = SELECTORS["epr"](
-        pool, queries, 4, SelectionContext(engine, Reviews(), options={"save": folder, "epochs": 3}), 0
+        pool, queries, 4, SelectionContext(engine, REVIEWS, options={"save": folder, "epochs": 3}), 0
     )
-    loaded = SelectionContext(None, Reviews(), options={"retriever": folder})
+    loaded = SelectionContext(None, REVIEWS, options={"retriever": folder})
     assert SELECTORS["epr"](pool, queries, 4, loaded, 0) == trained
     assert sorted(p.name for p in (tmp_path / "retriever").iterdir()) == ["retriever.json", "retriever.safetensors"]
     (tmp_path / "retriever" / "retriever.safetensors").write_bytes(b"broken")
     with pytest.raises(DataError, match="cannot be read.*train it again"):
         SELECTORS["epr"](pool, queries, 4, loaded, 0)
-    missing = SelectionContext(None, Reviews(), options={"retriever": str(tmp_path / "none")})
+    missing = SelectionContext(None, REVIEWS, options={"retriever": str(tmp_path / "none")})
     with pytest.raises(DataError, match="no retriever there"):
         SELECTORS["epr"](pool, queries, 4, missing, 0)
-    both = SelectionContext(None, Reviews(), options={"retriever": folder, "save": folder})
+    both = SelectionContext(None, REVIEWS, options={"retriever": folder, "save": folder})
     with pytest.raises(ConfigError, match="give one of them"):
         SELECTORS["epr"](pool, queries, 4, both, 0)
 
@@ -138,12 +138,12 @@ def test_frozen_states_of_the_local_model(tmp_path):
     before = [p.clone() for p in engine.model.parameters()]
     folder = str(tmp_path / "r")
     options = {"encoder": "hidden", "epochs": 3, "dim": 8, "hidden": 16, "save": folder}
-    trained = SELECTORS["epr"](pool, queries, 2, SelectionContext(engine, Reviews(), options=options), 0)
+    trained = SELECTORS["epr"](pool, queries, 2, SelectionContext(engine, REVIEWS, options=options), 0)
     assert all(torch.equal(a, b) for a, b in zip(before, engine.model.parameters()))
-    loaded = SelectionContext(engine, Reviews(), options={"retriever": folder})
+    loaded = SelectionContext(engine, REVIEWS, options={"retriever": folder})
     assert SELECTORS["epr"](pool, queries, 2, loaded, 0) == trained
     with pytest.raises(ConfigError, match="needs a local model"):
-        SELECTORS["epr"](pool, queries, 2, SelectionContext(FakeEngine(), Reviews(), options={"retriever": folder}), 0)
+        SELECTORS["epr"](pool, queries, 2, SelectionContext(FakeEngine(), REVIEWS, options={"retriever": folder}), 0)
 
 
 def test_a_hugging_face_encoder_is_trained_and_saved(tmp_path):
@@ -156,9 +156,9 @@ def test_a_hugging_face_encoder_is_trained_and_saved(tmp_path):
     tokenizer.save_pretrained(tmp_path / "bert")
     pool, queries = keyed(30, seed=1), keyed(5, seed=2)
     options = {"encoder": str(tmp_path / "bert"), "epochs": 2, "save": str(tmp_path / "r"), "lr": 1e-3}
-    context = SelectionContext(FakeEngine(tokens=partner), Reviews(), options=options)
+    context = SelectionContext(FakeEngine(tokens=partner), REVIEWS, options=options)
     trained = SELECTORS["epr"](pool, queries, 3, context, 0)
-    loaded = SelectionContext(None, Reviews(), options={"retriever": str(tmp_path / "r")})
+    loaded = SelectionContext(None, REVIEWS, options={"retriever": str(tmp_path / "r")})
     assert SELECTORS["epr"](pool, queries, 3, loaded, 0) == trained
     tower = Retriever.load(tmp_path / "r", SelectionContext()).towers["query"].model
     original = AutoModel.from_pretrained(tmp_path / "bert")
@@ -179,12 +179,33 @@ def test_training_leaves_the_callers_generators_alone():
 
 def test_too_few_examples_or_an_answer_that_is_empty():
     with pytest.raises(DataError, match="at least 3"):
-        SELECTORS["epr"]([review("a"), review("b")], [review("c")], 1, SelectionContext(FakeEngine(), Reviews()), 0)
-    pool = [review(t) for t in sentences(5, seed=1)]
+        SELECTORS["epr"]([review("a"), review("b")], [review("c")], 1, SelectionContext(FakeEngine(), REVIEWS), 0)
+    pool = [open_question(t, "") for t in sentences(5, seed=1)]
+    with pytest.raises(DataError, match="learns from answers, and that of .* is empty"):
+        SELECTORS["epr"](pool, [review("c")], 1, SelectionContext(FakeEngine(), REVIEWS), 0)
 
-    class Mute(Reviews):
-        def demonstration(self, e):
-            return self.query(e)
 
-    with pytest.raises(DataError, match="does not continue its own query"):
-        SELECTORS["epr"](pool, pool[:1], 1, SelectionContext(FakeEngine(), Mute()), 0)
+def test_a_querys_own_answer_is_never_learnt_from():
+    pool = [review(t, i % 2) for i, t in enumerate(sentences(20, seed=1))]
+    engine = FakeEngine()
+    SELECTORS["epr"](pool, pool[:5], 2, SelectionContext(engine, REVIEWS, options={"epochs": 1}), 0)
+    asked = {context.split("\n\n")[-1] for context, _ in engine.calls[0][1]}
+    assert len(asked) == 15 and not asked & {REVIEWS.query(e) for e in pool[:5]}
+
+
+def test_what_is_too_long_is_neither_candidate_nor_learnt_from(caplog):
+    tokenizer = make_tokenizer()
+    engine = LocalEngine(make_model("llama"), tokenizer)
+    short = [review(t, i % 2) for i, t in enumerate(("the cat", "one two", "tea", "the dog", "a mat", "cat"))]
+    pool = [review("the cat sat " * 30), *short]
+    options = EprOptions(candidates_by="input")
+    mined = mine(pool, options, SelectionContext(engine, REVIEWS), seed=0)
+    assert {one.example for one in mined} == set(range(1, 7))
+    assert all(0 not in (*one.positives, *one.negatives) for one in mined)
+    assert "1 demonstrations and 1 queries are too long" in caplog.text
+    for one in mined:  # the engine's own numbers, one prompt at a time
+        values = {}
+        for j in (*one.positives, *one.negatives):
+            text = f"{REVIEWS.demonstration(pool[j])}\n\n{REVIEWS.query(pool[one.example])}"
+            values[j] = engine.score([(text, pool[one.example].answer)])[0].logprob
+        assert min(values[j] for j in one.positives) >= max(values[j] for j in one.negatives) - 1e-4

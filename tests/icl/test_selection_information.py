@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from tests.icl.selection_helpers import LABELS, FakeEngine, FakeScorer, Reviews, open_question, review, sentences
+from tests.icl.selection_helpers import LABELS, REVIEWS, FakeEngine, FakeScorer, open_question, review, sentences
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.entropy import entropy, label_probabilities, mutual_information
 from tutelage.icl.examples import Example
@@ -158,6 +158,6 @@ def test_nothing_written_is_asked_again_and_then_an_error():
 
 def test_the_same_seed_writes_the_same_and_another_another():
     def made(seed):
-        return SELECTORS["generated"]([], QUERIES, 4, SelectionContext(FakeEngine(), Reviews()), seed)
+        return SELECTORS["generated"]([], QUERIES, 4, SelectionContext(FakeEngine(), REVIEWS), seed)
 
     assert made(1) == made(1) != made(2)

@@ -12,7 +12,7 @@ from tutelage.loss.lm import at_least_fp32
 def info_nce(
     scores_QP: Tensor, target_Q: Tensor, excluded_QP: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean cross entropy of each query's own passage among all of the batch (van den Oord et al. 2018, equation 4).
+    """Mean cross entropy of each query's own passage among all (van den Oord et al. 2018, arXiv 1807.03748, eq. 4).
 
     ``excluded_QP``: passages that are no negatives of a query, such as another of its positives; its own target is
     never excluded. Metrics (detached): accuracy, the share of queries whose own passage scores highest.

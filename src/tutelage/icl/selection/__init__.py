@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tutelage.icl.examples import Example
 from tutelage.icl.selection.basic import fixed, knn, perplexity, random
-from tutelage.icl.selection.context import Format, Scorer, Selection, SelectionContext, demonstrations
+from tutelage.icl.selection.context import Selection, SelectionContext, demonstrations
 from tutelage.icl.selection.dpp import dpp
 from tutelage.icl.selection.epr import epr
 from tutelage.icl.selection.generated import generated
@@ -34,4 +34,4 @@ SELECTORS: dict[str, Selector] = {
 }
 """What ``select=`` may name."""
 
-__all__ = ["SELECTORS", "Format", "Scorer", "Selection", "SelectionContext", "Selector", "demonstrations"]
+__all__ = ["SELECTORS", "Selection", "SelectionContext", "Selector", "demonstrations"]

@@ -36,7 +36,7 @@ class RandomOptions(Options):
 def random(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """Drawn uniformly without replacement (Brown et al. 2020, section 2): the baseline of every other method."""
+    """Drawn uniformly without replacement (Brown et al. 2020, arXiv 2005.14165): the baseline of every other method."""
     options = context.read(RandomOptions, "random")
     left = shared_candidates(pool, queries, shots, "random")
     rng = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ class KnnOptions(EmbeddingOptions):
 def knn(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """The pool's examples most like the query (KATE: Liu et al. 2022, section 3, algorithm 1)."""
+    """The pool's examples most like the query (KATE: Liu et al. 2022, arXiv 2101.06804)."""
     check_texts(pool, queries, "knn")
     return top(similarities(pool, queries, context.read(KnnOptions, "knn"), context), pool, queries, shots, "knn")
 
@@ -134,7 +134,8 @@ def perplexity(
 ) -> list[list[int]]:
     """The examples that the model finds least surprising: lowest mean negative log-likelihood a token.
 
-    SPELL (Gonen et al. 2023, section 3) ranks whole prompts so; here each demonstration is ranked by itself.
+    SPELL (Gonen et al. 2023, arXiv 2212.04037) ranks whole prompts so; here each demonstration is ranked by itself.
+    Examples beyond the model's context are left out, which the log says.
     """
     options = context.read(PerplexityOptions, "perplexity")
     engine, form = context.need_engine("perplexity"), context.format
@@ -145,6 +146,8 @@ def perplexity(
         texts = [form.demonstration(e) for e in pool]
     else:
         texts = [form.query(e) if form else e.text for e in pool]
-    scores = score_all(engine, [("", text) for text in texts], [f"pool[{i}]" for i in range(len(pool))])
-    means = np.array([score.logprob / len(score.token_logprobs) for score in scores])
-    return top(np.broadcast_to(means, (len(queries), len(pool))), pool, queries, shots, "perplexity")
+    scores = score_all(engine, [("", text) for text in texts], f"select=perplexity, each {options.of} of the pool")
+    kept = [i for i, score in enumerate(scores) if score is not None]
+    means = np.array([scores[i].logprob / len(scores[i].token_logprobs) for i in kept])
+    chosen = top(np.tile(means, (len(queries), 1)), [pool[i] for i in kept], queries, shots, "perplexity")
+    return [[kept[i] for i in one] for one in chosen]

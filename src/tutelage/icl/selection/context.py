@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -12,27 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from tutelage.core.config import build
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Format
+from tutelage.icl.scoring import Scorer
 
-Scorer = Callable[[Sequence[Sequence[Example]], Sequence[Example]], np.ndarray]
-"""scorer(sets, queries) -> float64 [S, Q, L]: log P(option l | demonstrations of set s in that order, query q)."""
+log = logging.getLogger("tutelage")
 
 Selection = list[list[int]] | list[list[Example]]
 """Per query the chosen indices into the pool, most relevant first; or the demonstrations themselves (SG-ICL)."""
-
-
-class Format(Protocol):
-    """The templates of one task, as far as selection reads them."""
-
-    instruction: str
-    separator: str
-
-    def demonstration(self, e: Example) -> str:
-        """Input and output, rendered, without separator."""
-        ...
-
-    def query(self, e: Example) -> str:
-        """The input, up to where the answer begins."""
-        ...
 
 
 class Options(BaseModel):
@@ -177,32 +164,19 @@ def top(
     return [row[: min(wanted, len(copies) - (index is not None))].tolist() for row, index in zip(order, own)]
 
 
-def prompt(form: Format, shown: Sequence[Example], query: Example) -> str:
-    """Instruction, demonstrations in that order and the query's input, joined by the separator."""
-    parts = [form.instruction] if form.instruction else []
-    return form.separator.join([*parts, *(form.demonstration(e) for e in shown), form.query(query)])
+def score_all(engine: Any, pairs: Sequence[tuple[str, str]], what: str) -> list[Any]:
+    """``engine.score`` in one call, None for each pair that failed; the log says how many did, and why the first.
 
-
-def answer_text(form: Format, example: Example) -> str:
-    """What follows ``form.query(example)`` in its demonstration. DataError where the one does not begin the other."""
-    whole, head = form.demonstration(example), form.query(example)
-    if not whole.startswith(head) or len(whole) == len(head):
-        raise DataError(f"the demonstration {whole!r} does not continue its own query {head!r}; correct the templates")
-    return whole[len(head) :]
-
-
-def with_option(example: Example, option: int) -> Example:
-    """The example as if ``options[option]`` were its answer."""
-    return replace(example, gold=option, answer=example.options[option])
-
-
-def score_all(engine: Any, pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> list[Any]:
-    """``engine.score`` in one call; DataError names the first pair that could not be scored."""
+    DataError where all failed. ``what``: the method, and what is scored.
+    """
     scores = engine.score(pairs)
-    for name, score in zip(names, scores, strict=True):
-        if score.error is not None:
-            raise DataError(f"{name}: cannot be scored ({score.error})")
-    return list(scores)
+    failed = [score.error for score in scores if score.error is not None]
+    if failed and len(failed) == len(scores):
+        raise DataError(f"{what}: none of {len(scores)} can be scored; the first: {failed[0]}")
+    if failed:
+        log.warning("%s: %d of %d cannot be scored and are left out; the first: %s", what, len(failed), len(scores),
+                    failed[0])  # fmt: skip
+    return [score if score.error is None else None for score in scores]
 
 
 def need_options(examples: Sequence[Example], method: str) -> int:

@@ -28,10 +28,11 @@ class DppOptions(EmbeddingOptions):
 def dpp(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """Greedy maximum a posteriori set of a DPP over the nearest examples (Ye et al. 2023, CEIL, section 3; OpenICL).
+    """Greedy maximum a posteriori set of a DPP over the nearest examples.
 
     L = diag(r) S diag(r) with S_ij = (cos(e_i, e_j) + 1) / 2 and r_i = exp((s_i - max s) / (2 lambda)), where s_i =
     (cos(q, e_i) + 1) / 2. The chosen are given by falling relevance.
+    CEIL (Ye et al. 2023, arXiv 2302.05698) without its training, as OpenICL has it.
     """
     options = context.read(DppOptions, "dpp")
     check_texts(pool, queries, "dpp")
@@ -58,8 +59,8 @@ def relevance_of(cosines_N: np.ndarray, weight: float) -> np.ndarray:
 def greedy_map(relevance_N: np.ndarray, kernel_NN: np.ndarray, size: int, floor: float = 1e-10) -> list[int]:
     """Indices in the order of choice, each the one that raises log det of r S r on the chosen most.
 
-    Chen et al. 2018, algorithm 1: the Cholesky row of each candidate grows by one entry a step, O(N size^2) in all.
-    Fewer than ``size`` come back when what is left adds nothing (its determinant would fall below ``floor``).
+    Chen et al. 2018 (arXiv 1709.05135), algorithm 1: the Cholesky row of each candidate grows by one entry a step,
+    O(N size^2) in all. Fewer than ``size`` come back when what is left adds nothing (a factor below ``floor``).
     """
     count = len(relevance_N)
     gain = relevance_N**2 * kernel_NN.diagonal()  # det of the chosen with i, divided by det of the chosen

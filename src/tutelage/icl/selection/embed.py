@@ -50,7 +50,7 @@ class DenseRows:
         """Euclidean length [N] of each row."""
         return np.linalg.norm(self.values, axis=1)
 
-    def take(self, chosen: Sequence[int]) -> DenseRows:
+    def take(self, chosen: Sequence[int] | np.ndarray) -> DenseRows:
         """The rows of those numbers."""
         return DenseRows(self.values[list(chosen)])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,16 +17,14 @@ from pydantic import Field
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.runtime import generators_kept, reseed
 from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Prompter
+from tutelage.icl.scoring import Job, score_jobs
 from tutelage.icl.selection.context import (
-    Format,
     Options,
     SelectionContext,
-    answer_text,
     check_texts,
     first_copies,
     own_places,
-    prompt,
-    score_all,
     top,
 )
 from tutelage.icl.selection.lexical import bm25
@@ -78,7 +76,7 @@ class Mined:
 def epr(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """The nearest by a retriever trained on the language model's own scores (EPR: Rubin et al. 2022, section 3)."""
+    """The nearest by a retriever trained on the model's own scores (EPR: Rubin et al. 2022, arXiv 2112.08633)."""
     options = context.read(EprOptions, "epr")
     check_texts(pool, queries, "epr")
     own_places(pool, queries, shots, "epr")
@@ -88,12 +86,13 @@ def epr(
     if options.retriever is not None:
         retriever = Retriever.load(options.retriever, context)
     else:
-        retriever = train(pool, options, context, seed)
+        asked = {query.text for query in queries}  # to learn from a query would be to read its answer
+        retriever = train([e for e in pool if e.text not in asked], options, context, seed)
         if options.save is not None:
             retriever.save(options.save)
     passages = retriever.vectors([form.demonstration(e) for e in pool], "passage")
-    asked = retriever.vectors([e.text for e in queries], "query")
-    return top(asked @ passages.T, pool, queries, shots, "epr")
+    wanted = retriever.vectors([e.text for e in queries], "query")
+    return top(wanted @ passages.T, pool, queries, shots, "epr")
 
 
 def train(pool: Sequence[Example], options: EprOptions, context: SelectionContext, seed: int) -> Retriever:
@@ -112,8 +111,8 @@ def train(pool: Sequence[Example], options: EprOptions, context: SelectionContex
 def mine(pool: Sequence[Example], options: EprOptions, context: SelectionContext, seed: int) -> list[Mined]:
     """Positives and hard negatives of up to ``examples`` of the pool, in one engine.score call.
 
-    Each candidate e is scored by log P(y | e, x), the answer's tokens summed. DataError where fewer than two
-    candidates are left or an answer is empty.
+    Each candidate e is scored by log P(y | e, x), the answer's tokens summed. What exceeds the model's context is left
+    out, which the log says. DataError where an answer is empty, or nothing is left to learn from.
     """
     engine, form = context.need_engine("epr"), context.need_format("epr")
     copies = first_copies(pool)
@@ -121,16 +120,33 @@ def mine(pool: Sequence[Example], options: EprOptions, context: SelectionContext
         raise DataError(f"select=epr: {len(copies)} distinct examples are too few to learn from; at least 3 are needed")
     rng = np.random.default_rng(seed)
     learners = sorted(int(i) for i in rng.permutation(copies)[: options.examples])
+    silent = [i for i in learners if not pool[i].answer.strip()]
+    if silent:
+        raise DataError(f"select=epr learns from answers, and that of {pool[silent[0]].text[:60]!r} is empty")
     found = _candidates(pool, learners, copies, options, rng)
-    pairs, names = _pairs(pool, learners, found, form)
-    scores = iter(score_all(engine, pairs, names))
-    mined = []
-    for i, candidates in zip(learners, found):
-        values = np.array([next(scores).logprob for _ in candidates])
-        order = [candidates[j] for j in np.argsort(-values, kind="stable")]
-        ends = min(options.ends, len(order) // 2)
-        mined.append(Mined(i, tuple(order[:ends]), tuple(order[-ends:])))
+    place = {i: s for s, i in enumerate(copies)}
+    which = [(place[j], q) for q, candidates in enumerate(found) for j in candidates]
+    asked = [replace(pool[i], options=(pool[i].answer,), gold=0) for i in learners]  # the right answer alone is scored
+    scores = score_jobs(engine, [Job(Prompter(form), [(pool[i],) for i in copies], asked, which)])[0]
+    out_of_reach = {copies[s] for s in scores.dropped}  # without its demonstration a set says nothing about it
+    if out_of_reach or scores.too_long:
+        log.warning("epr: %d demonstrations and %d queries are too long for the model's context and are left out",
+                    len(out_of_reach), len(scores.too_long))  # fmt: skip
+    values: list[dict[int, float]] = [{} for _ in learners]
+    for (s, q), logprobs in zip(which, scores.logprob):
+        if len(logprobs) and copies[s] not in out_of_reach:
+            values[q][copies[s]] = float(logprobs[0])
+    mined = [_ends(i, of, options.ends) for i, of in zip(learners, values) if len(of) > 1]
+    if not mined:
+        raise DataError("select=epr: no example has two candidates that can be scored; shorten the examples")
     return mined
+
+
+def _ends(example: int, values: dict[int, float], ends: int) -> Mined:
+    """The best and the worst candidates, at most half of them each; ties as they came."""
+    order = sorted(values, key=lambda j: -values[j])
+    ends = min(ends, len(order) // 2)
+    return Mined(example, tuple(order[:ends]), tuple(order[-ends:]))
 
 
 def _candidates(
@@ -152,19 +168,6 @@ def _candidates(
     return [
         [shuffled[j] for j in row if shuffled[j] != i][: options.candidates] for i, row in zip(learners, order.tolist())
     ]
-
-
-def _pairs(
-    pool: Sequence[Example], learners: Sequence[int], found: Sequence[Sequence[int]], form: Format
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """(context, answer) and a name for each candidate of each learner."""
-    pairs, names = [], []
-    for i, candidates in zip(learners, found):
-        answer = answer_text(form, pool[i])
-        for j in candidates:
-            pairs.append((prompt(form, [pool[j]], pool[i]), answer))
-            names.append(f"pool[{i}] after the demonstration pool[{j}]")
-    return pairs, names
 
 
 def fit(

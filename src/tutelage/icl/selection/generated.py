@@ -34,7 +34,7 @@ class GeneratedOptions(Options):
 def generated(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[Example]]:
-    """Self-generated demonstrations (SG-ICL: Kim et al. 2022, section 3): per query and label the model writes inputs.
+    """Self-generated demonstrations: per query and label the model writes inputs (Kim et al. 2022, arXiv 2206.08082).
 
     Labels take turns; where ``shots`` is no multiple of them, the labels that come first once more are drawn by the
     seed. The pool is not read. Template and temperature are ours: the paper's were not verified.

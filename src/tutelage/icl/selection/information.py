@@ -10,10 +10,10 @@ from pydantic import Field
 
 from tutelage.icl.entropy import entropy, label_probabilities, mutual_information
 from tutelage.icl.examples import Example
+from tutelage.icl.scoring import Scorer
 from tutelage.icl.selection.basic import draw, similarities
 from tutelage.icl.selection.context import (
     Options,
-    Scorer,
     SelectionContext,
     check_texts,
     need_options,
@@ -37,7 +37,7 @@ class InformationOptions(Options):
 def information(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """The random set whose predictions share most information with the inputs (Sorensen et al. 2022, section 3).
+    """The random set whose predictions share most information with the inputs (Sorensen et al. 2022, arXiv 2203.11364).
 
     No label of a query is read. One scorer call, sets times inputs.
     """
@@ -71,7 +71,7 @@ class MdlOptions(EmbeddingOptions):
 def mdl(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
-    """Per query the set with which the model is surest of its label: lowest entropy (Wu et al. 2023, section 3.3).
+    """Per query the set with which the model is surest of its label: lowest entropy (Wu et al. 2023, arXiv 2212.10375).
 
     The first set is the nearest examples, the others random subsets of the neighbours. A query's own sets are nobody
     else's, so they are scored in a call of their own; ``shared`` sets in one call with all the queries.

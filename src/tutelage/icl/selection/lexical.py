@@ -72,7 +72,7 @@ class SparseRows:
         scale = np.repeat(np.maximum(self.norms(), 1e-300), np.diff(self.starts))
         return SparseRows(self.starts, self.columns, self.values / scale, self.width)
 
-    def take(self, chosen: Sequence[int]) -> SparseRows:
+    def take(self, chosen: Sequence[int] | np.ndarray) -> SparseRows:
         """The rows of those numbers."""
         places = [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen]
         starts = np.cumsum([0, *(len(p) for p in places)])
@@ -132,7 +132,7 @@ class TfIdf:
 def bm25(texts: Sequence[str], queries: Sequence[str], k1: float = 1.2, b: float = 0.75) -> np.ndarray:
     """Okapi BM25 of each query against each text, float64 [Q, N]; a word that stands twice in a query counts twice.
 
-    Robertson & Zaragoza 2009, equation 3.15, with Lucene's idf = ln(1 + (N - df + 0.5) / (df + 0.5)), which is never
+    Robertson & Zaragoza 2009, with Lucene's idf = ln(1 + (N - df + 0.5) / (df + 0.5)), which is never
     negative: the original turns negative for words that stand in more than half of the texts.
     """
     vocabulary = Vocabulary.fit(texts)

@@ -5,6 +5,7 @@ N: examples of the pool, K: neighbours that each votes for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +15,12 @@ from pydantic import Field
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.requests import SamplingParams
 from tutelage.icl.examples import Example
-from tutelage.icl.selection.context import (
-    SelectionContext,
-    answer_text,
-    check_texts,
-    prompt,
-    score_all,
-    shared_candidates,
-    top,
-    with_option,
-)
+from tutelage.icl.prompts import Prompter
+from tutelage.icl.scoring import Job, score_jobs
+from tutelage.icl.selection.context import SelectionContext, check_texts, shared_candidates, top
 from tutelage.icl.selection.embed import EmbeddingOptions, Rows, embed, similarity
+
+log = logging.getLogger("tutelage")
 
 
 class VoteKOptions(EmbeddingOptions):
@@ -44,15 +40,13 @@ class Votes:
     """The directed graph: each example votes for its K nearest; and what has been picked so far.
 
     Score of u: the sum over its supporters v that are not picked of 10 ** -s(v), s(v) being how many of the examples
-    that v votes for are picked already (Su et al. 2023, section 2.1, equation 1).
+    that v votes for are picked already (Su et al. 2023, arXiv 2209.01975).
     """
 
-    def __init__(self, cosines_NN: np.ndarray, neighbours: int) -> None:
-        others = cosines_NN.copy()
-        np.fill_diagonal(others, -np.inf)
-        self.edges = np.argsort(-others, axis=1, kind="stable")[:, : min(neighbours, len(others) - 1)]
-        self.picked = np.zeros(len(others), dtype=bool)
-        self.supports = np.zeros(len(others), dtype=np.int64)
+    def __init__(self, edges_NK: np.ndarray) -> None:
+        self.edges = edges_NK
+        self.picked = np.zeros(len(edges_NK), dtype=bool)
+        self.supports = np.zeros(len(edges_NK), dtype=np.int64)
 
     def scores(self) -> np.ndarray:
         """The score [N] of each example now."""
@@ -69,12 +63,27 @@ class Votes:
         return best
 
 
+def nearest_of(rows: Rows, neighbours: int, block: int = 1024) -> np.ndarray:
+    """Indices [N, K] of each row's K nearest others by cosine, nearest first, ties to the lower index.
+
+    ``block`` rows at a time: all cosines of 30,000 examples would take 7 GB.
+    """
+    width = min(neighbours, len(rows) - 1)
+    out = np.empty((len(rows), width), dtype=np.int64)
+    for start in range(0, len(rows), block):
+        mine = np.arange(start, min(start + block, len(rows)))
+        cosines = similarity(rows.take(mine), rows, "cosine")
+        cosines[np.arange(len(mine)), mine] = -np.inf
+        out[mine] = np.argsort(-cosines, axis=1, kind="stable")[:, :width]
+    return out
+
+
 def vote_k(
     pool: Sequence[Example], queries: Sequence[Example], shots: int, context: SelectionContext, seed: int
 ) -> list[list[int]]:
     """Pick ``budget`` examples by votes and by the model's confidence; each query gets its nearest among them.
 
-    Su et al. 2023 ("Selective annotation makes language models better few-shot learners"), section 2. The pool's
+    Su et al. 2023 (arXiv 2209.01975, "Selective annotation makes language models better few-shot learners"). The pool's
     answers are read only of the examples that were picked.
     """
     options = context.read(VoteKOptions, "vote_k")
@@ -98,13 +107,13 @@ def annotate(
     budget = min(options.budget, len(members))
     if budget == len(members):
         return list(range(budget))
-    cosines = similarity(rows, rows, "cosine")
-    votes = Votes(cosines, options.neighbours)
+    votes = Votes(nearest_of(rows, options.neighbours))
     if not options.confidence:
         return [votes.pick() for _ in range(budget)]
     first = [votes.pick() for _ in range(max(1, budget // 10))]
     rest = [i for i in range(len(members)) if not votes.picked[i]]
-    nearest = np.argsort(-cosines[np.ix_(rest, first)], axis=1, kind="stable")[:, :shots]
+    cosines = similarity(rows.take(rest), rows.take(first), "cosine")
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :shots]
     shown = [[members[first[j]] for j in row][::-1] for row in nearest]  # the nearest stands next to the question
     sure = confidences([members[i] for i in rest], shown, options.max_tokens, context)
     ascending = np.array(rest)[np.argsort(sure, kind="stable")]
@@ -123,30 +132,47 @@ def buckets(ascending: np.ndarray, count: int) -> list[np.ndarray]:
 def confidences(
     members: Sequence[Example], shown: Sequence[Sequence[Example]], max_tokens: int, context: SelectionContext
 ) -> np.ndarray:
-    """Mean log-prob of a token of the model's own prediction, [N]: its best option, or its greedy continuation."""
-    engine, form = context.need_engine("vote_k"), context.need_format("vote_k")
-    prompts = [prompt(form, demos, e) for demos, e in zip(shown, members)]
+    """Mean log-prob of a token of the model's own prediction, [N]: its best option, or its greedy continuation.
+
+    The farthest demonstrations go where a prompt would not fit. What cannot be predicted at all counts as the least
+    confident, which the log says.
+    """
+    engine, prompter = context.need_engine("vote_k"), Prompter(context.need_format("vote_k"))
     if all(e.options for e in members):
-        pairs, names, owner = [], [], []
-        for i, (text, e) in enumerate(zip(prompts, members)):
-            for option in range(len(e.options)):
-                pairs.append((text, answer_text(form, with_option(e, option))))
-                names.append(f"pool text {e.text[:60]!r}, option {e.options[option]!r}")
-                owner.append(i)
-        best: list[tuple[float, float]] = [(-np.inf, -np.inf)] * len(members)
-        for i, score in zip(owner, score_all(engine, pairs, names)):
-            best[i] = max(best[i], (score.logprob, score.logprob / len(score.token_logprobs)))
-        return np.array([mean for _, mean in best])
-    params = SamplingParams(max_tokens=max_tokens, temperature=0, stop=(form.separator,) if form.separator else ())
-    return np.array([_mean(output, e) for output, e in zip(engine.generate(prompts, params), members)])
+        which = [(i, i) for i in range(len(members))]
+        scores = score_jobs(engine, [Job(prompter, shown, members, which)])[0]
+        if scores.too_long:
+            log.warning("select=vote_k: %d examples are too long for the model's context", len(scores.too_long))
+        return np.array([_best(*parts) for parts in zip(scores.logprob, scores.tokens)])
+    fitted = [_fitting(engine, prompter, demos, e, max_tokens) for demos, e in zip(shown, members)]
+    stop = prompter.format.separator
+    params = SamplingParams(max_tokens=max_tokens, temperature=0, stop=(stop,) if stop else ())
+    return np.array([_mean(output) for output in engine.generate(fitted, params)])
 
 
-def _mean(output: Any, example: Example) -> float:
+def _best(logprobs: np.ndarray, tokens: np.ndarray) -> float:
+    """Log-prob a token of the most likely option."""
+    return float((logprobs / tokens)[logprobs.argmax()]) if len(logprobs) else -np.inf
+
+
+def _fitting(engine: Any, prompter: Prompter, shown: Sequence[Example], query: Example, room: int) -> str:
+    """The prompt without as many of its first demonstrations as must go for ``room`` more tokens to fit.
+
+    An engine on a server has no tokenizer to count with: nothing goes, and the server says what does not fit.
+    """
+    text: str = prompter.prompt(shown, query)
+    while shown and hasattr(engine, "tokenizer") and len(engine.encode(text)) + room > engine.context_length:
+        shown = shown[1:]
+        text = prompter.prompt(shown, query)
+    return text
+
+
+def _mean(output: Any) -> float:
     """Mean log-prob of a greedy continuation's tokens. DataError where the engine gives none."""
-    what = f"select=vote_k: pool text {example.text[:60]!r}"
     if output.error is not None:
-        raise DataError(f"{what}: no prediction ({output.error})")
+        log.warning("select=vote_k: no prediction for an example (%s)", output.error)
+        return -np.inf
     logprobs = output.completions[0].logprobs
     if not logprobs:
-        raise DataError(f"{what}: the prediction came without log-probs; set confidence=false or use a local model")
+        raise DataError("select=vote_k: predictions came without log-probs; set confidence=false or use a local model")
     return float(np.mean(logprobs))
