@@ -134,7 +134,7 @@ def test_a_tiny_model_end_to_end_with_likelihoods_as_by_plain_forwards():
 
 def test_execution_judge_is_the_engines_greedy_answer():
     engine = tiny_engine()
-    context = MetaPrompts().context("copy", "hot").rstrip()
+    context = MetaPrompts().context("copy", Pair("hot", ("",)).example).rstrip()
     said = engine.generate([context], SamplingParams(max_tokens=30, temperature=0))[0].text
     judge = execution_judge(engine, lambda text, answers: float(text == answers[0]))
     assert list(judge([("copy", Pair("hot", (said,))), ("copy", Pair("hot", ("else",)))])) == [1.0, 0.0]
@@ -253,10 +253,11 @@ def test_prompts_from_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('evaluation = "{instruction}\\n{input} ->{output}"\nparaphrase = ["{text} =", "or {text}:"]')
     mine = load_prompts(path)
-    assert mine.context("do {input}", "x{y}") == "do {input}\nx{y} ->"
+    assert mine.context("do {input}", review("x{y}")) == "do {input}\nx{y} ->"
     assert mine.paraphrase == ("{text} =", "or {text}:") and mine.forward == MetaPrompts().forward
     for text, word in (
         ('evaluation = "{instruction} {input}"', "evaluation.*{output}"), ('foward = ""', "did you mean 'forward'"),
+        ('forward = "{demonstrations} {task}"', "forward.*unknown slot {task}"),
         ("paraphrase = []", "paraphrase.*empty"), ('paraphrase = ["x"]', "paraphrase.*{text}"),
     ):  # fmt: skip
         path.write_text(text)
