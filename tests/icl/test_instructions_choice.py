@@ -10,7 +10,7 @@ import pytest
 from tests.icl.instruction_helpers import REVIEWS, ScriptedEngine, review, tiny_engine, token_logprobs
 from tutelage.core.errors import DataError
 from tutelage.engine import SamplingParams
-from tutelage.icl.entropy import information
+from tutelage.icl.entropy import mutual_information
 from tutelage.icl.examples import Example
 from tutelage.icl.instructions import (
     MetaPrompts,
@@ -132,4 +132,4 @@ def test_instructions_in_a_tasks_own_format():
     forms = [REVIEWS.model_copy(update={"instruction": r.instruction}) for r in found]
     jobs = [Job(Prompter(form), [()], INPUTS, WHICH) for form in forms]
     logprobs = np.array([scores.logprob for scores in score_jobs(engine, jobs)])
-    assert [r.score for r in found] == pytest.approx(information(logprobs), abs=1e-4)
+    assert [r.score for r in found] == pytest.approx(mutual_information(logprobs), abs=1e-4)

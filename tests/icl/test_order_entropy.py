@@ -13,7 +13,7 @@ import pytest
 from tests.icl.instruction_helpers import REVIEWS, ScriptedEngine, context_of, review, tiny_engine, token_logprobs
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine import SamplingParams, load
-from tutelage.icl.entropy import global_entropy, information, local_entropy
+from tutelage.icl.entropy import global_entropy, local_entropy, mutual_information
 from tutelage.icl.examples import Example
 from tutelage.icl.order import (
     ORDERS,
@@ -65,7 +65,7 @@ def plain_information(rows: np.ndarray) -> float:
 def test_entropies_and_information_equal_plain_loops():
     logprobs = np.random.default_rng(0).normal(-9, 4, size=(7, 11, 3))
     for found, plain in (
-        (global_entropy, plain_global), (local_entropy, plain_local), (information, plain_information),
+        (global_entropy, plain_global), (local_entropy, plain_local), (mutual_information, plain_information),
     ):  # fmt: skip
         assert found(logprobs) == pytest.approx([plain(rows) for rows in logprobs], abs=1e-12)
 
@@ -75,8 +75,8 @@ def test_entropies_at_their_ends():
     assert global_entropy(sure)[1] == pytest.approx(math.log(2))
     floor = 1e-5 / (4 + 1e-5)
     assert global_entropy(sure)[0] == pytest.approx(plain_entropy([1 - floor, floor]), abs=1e-12)
-    assert local_entropy(sure)[2] == pytest.approx(math.log(2)) == information(sure)[2] + math.log(2)
-    assert int(information(sure).argmax()) == 1
+    assert local_entropy(sure)[2] == pytest.approx(math.log(2)) == mutual_information(sure)[2] + math.log(2)
+    assert int(mutual_information(sure).argmax()) == 1
     assert local_entropy(np.array([[[0.0, -math.inf]]]))[0] == 0
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from tutelage.core.errors import DataError
-from tutelage.icl.scoring import entropy, mutual_information, probabilities
+from tutelage.icl import scoring
+from tutelage.icl.scoring import entropy, probabilities
 
 FLOOR = 1e-5
 """Count of a label that was never predicted, as in the code of Lu et al. 2022 (arXiv 2104.08786)."""
@@ -45,6 +46,6 @@ def local_entropy(logprobs: np.ndarray) -> np.ndarray:
     return entropy(label_probabilities(logprobs)).mean(axis=1)
 
 
-def information(logprobs: np.ndarray) -> np.ndarray:
+def mutual_information(logprobs: np.ndarray) -> np.ndarray:
     """I(input; label) [S] of log-probs [S, Q, L] (Sorensen et al. 2022). High: sure, and different between inputs."""
-    return np.array([mutual_information(probs_QL) for probs_QL in label_probabilities(logprobs)])
+    return np.array([scoring.mutual_information(probs_QL) for probs_QL in label_probabilities(logprobs)])

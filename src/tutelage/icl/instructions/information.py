@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.core.errors import DataError
-from tutelage.icl.entropy import information
+from tutelage.icl.entropy import mutual_information
 from tutelage.icl.examples import Example
 from tutelage.icl.instructions.judges import continuation
 from tutelage.icl.instructions.prompts import MetaPrompts, Render, need_input
@@ -31,5 +31,5 @@ def by_information(
     contexts = [(shown(candidate, example), example) for candidate in candidates for example in examples]
     pairs = [(context, continuation(context, option)) for context, example in contexts for option in example.options]
     found = np.array([one.logprob for one in score(engine, pairs, "mutual information")])
-    values = information(found.reshape(len(candidates), len(examples), options))
+    values = mutual_information(found.reshape(len(candidates), len(examples), options))
     return best_first(Ranked(c, float(v), len(examples)) for c, v in zip(candidates, values, strict=True))
