@@ -1,19 +1,17 @@
-"""A scripted engine, a tiny random language model, and the plainest task format, for the tests of order and search."""
+"""A scripted engine, a tiny random language model, and reviews as examples, for the tests of order and search."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from tutelage.engine import Completion, LocalEngine, Output, Score
 from tutelage.icl.examples import Example
+from tutelage.icl.prompts import Format, Prompter
 
 
 class ScriptedEngine:
@@ -39,41 +37,18 @@ class ScriptedEngine:
         return [Score(sum(parts), tuple(parts)) for parts in (self.scores(*pair) for pair in pairs)]
 
 
-@dataclass
-class Form:
-    """Review and sentiment, as Lu et al. write them."""
-
-    instruction: str = ""
-    separator: str = "\n\n"
-
-    def query(self, example: Example) -> str:
-        return f"Review: {example.fields['sentence']}\nSentiment:"
-
-    def demonstration(self, example: Example) -> str:
-        return f"{self.query(example)} {example.options[example.gold]}"
-
-    def parse(self, text: str) -> list[str]:
-        return re.findall(r"Review: ?(.*?)\nSentiment:", text)
+REVIEWS = Format(input="Review: {text}", output="\nSentiment: {answer}", separator="\n\n")
+"""As Lu et al. write them."""
 
 
 def review(text: str, gold: int = 0) -> Example:
     options = ("negative", "positive")
-    return Example({"sentence": text}, text, options, gold, options[gold])
+    return Example({"text": text}, text, options, gold, options[gold])
 
 
-def scorer_of(engine: Any, form: Form) -> Callable[[Sequence[Sequence[Example]], Sequence[Example]], np.ndarray]:
-    """The contract's scorer, in one engine call."""
-
-    def scorer(sets: Sequence[Sequence[Example]], queries: Sequence[Example]) -> np.ndarray:
-        pairs = [(context_of(form, chosen, q), f" {o}") for chosen in sets for q in queries for o in q.options]
-        found = [score.logprob for score in engine.score(pairs)]
-        return np.array(found).reshape(len(sets), len(queries), -1)
-
-    return scorer
-
-
-def context_of(form: Form, demonstrations: Sequence[Example], query: Example) -> str:
-    return form.separator.join([*(form.demonstration(d) for d in demonstrations), form.query(query)])
+def context_of(form: Format, demonstrations: Sequence[Example], query: Example) -> str:
+    """The whole prompt up to the label, without the blank at its end."""
+    return str(Prompter(form).prompt(demonstrations, query)).rstrip()
 
 
 def make_tokenizer(extra: Sequence[str] = ()) -> PreTrainedTokenizerFast:

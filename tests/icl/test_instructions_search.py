@@ -77,11 +77,31 @@ def test_ape_finds_the_instruction_in_two_engine_calls(by, calls):
 
 def test_ape_by_bandit_spends_less_and_one_call_a_round():
     engine = antonym_engine()
-    settings = ApeSettings(subsamples=1, demonstrations=3, proposals=5, rounds=4, samples=2, share=0.4)
+    settings = ApeSettings(subsamples=1, demonstrations=3, proposals=5, rounds=4, samples=2, share=0.4, confirm=0)
     found = ape(engine, ANTONYMS, ANTONYMS, settings)
     assert found[0].instruction == OPPOSITE + "."
     assert len(engine.generated) == 1 and len(engine.scored) == 4
     assert sum(r.evaluations for r in found) == sum(len(call) for call in engine.scored) < 15
+
+
+def test_the_bandits_best_are_confirmed_on_every_pair():
+    """All instructions are equally good and every value is chance."""
+    names = [f"do {n}" for n in range(12)]
+    luck = np.random.default_rng(0).normal(size=(12, 60))
+    pairs = [Pair(f"x{i}", ("y",)) for i in range(60)]
+    engine, asked = ScriptedEngine(lambda prompt: names), []
+
+    def judge(pulls):
+        asked.append(len(pulls))
+        return [luck[names.index(name), pairs.index(pair)] for name, pair in pulls]
+
+    settings = ApeSettings(subsamples=1, rounds=6, samples=2, confirm=4)
+    found = ape(engine, pairs, pairs, settings, judge=judge)
+    assert asked == [8] * 6 + [4 * 60]
+    assert [r.evaluations for r in found[:4]] == [60] * 4 and all(r.evaluations <= 12 for r in found[4:])
+    means = {name: row.mean() for name, row in zip(names, luck)}
+    assert [r.score for r in found[:4]] == pytest.approx([means[r.instruction] for r in found[:4]], abs=1e-12)
+    assert found[0].score == max(r.score for r in found[:4]) and len({r.instruction for r in found}) == 12
 
 
 def test_monte_carlo_search_rewords_the_best_and_tries_only_what_is_new():
@@ -99,9 +119,10 @@ def test_monte_carlo_search_rewords_the_best_and_tries_only_what_is_new():
 
 
 def test_ape_settings_and_too_few_pairs():
-    for wrong in ({"mode": "backward"}, {"by": "luck"}, {"search": "grid"}, {"keep": 0}, {"iterations": -1}):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            ApeSettings(**wrong)
+    wrong = {"mode": "backward", "by": "luck", "search": "grid", "keep": 0, "iterations": -1, "confirm": -1}
+    for name, value in wrong.items():
+        with pytest.raises(ConfigError, match=name):
+            ApeSettings(**{name: value})
     with pytest.raises(DataError, match="shows 5 pairs and there are 2"):
         ape(antonym_engine(), ANTONYMS[:2], ANTONYMS)
     with pytest.raises(DataError, match="no pairs"):
@@ -134,7 +155,7 @@ def test_a_tiny_model_end_to_end_with_likelihoods_as_by_plain_forwards():
 
 def test_execution_judge_is_the_engines_greedy_answer():
     engine = tiny_engine()
-    context = MetaPrompts().context("copy", "hot").rstrip()
+    context = MetaPrompts().context("copy", Pair("hot", ("",)).example).rstrip()
     said = engine.generate([context], SamplingParams(max_tokens=30, temperature=0))[0].text
     judge = execution_judge(engine, lambda text, answers: float(text == answers[0]))
     assert list(judge([("copy", Pair("hot", (said,))), ("copy", Pair("hot", ("else",)))])) == [1.0, 0.0]
@@ -253,10 +274,11 @@ def test_prompts_from_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('evaluation = "{instruction}\\n{input} ->{output}"\nparaphrase = ["{text} =", "or {text}:"]')
     mine = load_prompts(path)
-    assert mine.context("do {input}", "x{y}") == "do {input}\nx{y} ->"
+    assert mine.context("do {input}", review("x{y}")) == "do {input}\nx{y} ->"
     assert mine.paraphrase == ("{text} =", "or {text}:") and mine.forward == MetaPrompts().forward
     for text, word in (
         ('evaluation = "{instruction} {input}"', "evaluation.*{output}"), ('foward = ""', "did you mean 'forward'"),
+        ('forward = "{demonstrations} {task}"', "forward.*unknown slot {task}"),
         ("paraphrase = []", "paraphrase.*empty"), ('paraphrase = ["x"]', "paraphrase.*{text}"),
     ):  # fmt: skip
         path.write_text(text)
@@ -289,10 +311,10 @@ def test_stories260k_on_antonyms(real_data: Path):
     shown, held_out = read_pairs(folder, "antonyms", "induce")[:200], read_pairs(folder, "antonyms")[:40]
     found = ape(engine, shown, held_out, settings)
     assert len(found) == len({r.instruction for r in found}) >= 10
-    tried = [r for r in found if r.evaluations]
-    assert all(a.score >= b.score for a, b in zip(tried, tried[1:])) and tried[0].score < 0
+    assert [r.evaluations for r in found[:5]] == [40] * 5
+    assert 0 > found[0].score >= found[4].score
     people = judge_all(likelihood_judge(engine), read_annotations(folder, "antonyms"), held_out)
-    print("APE", tried[0], "people", people[0])
+    print("APE", found[0], "people", people[0])
 
 
 @pytest.mark.real

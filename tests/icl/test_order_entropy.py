@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.icl.instruction_helpers import (
-    Form,
-    ScriptedEngine,
-    context_of,
-    review,
-    scorer_of,
-    tiny_engine,
-    token_logprobs,
-)
+from tests.icl.instruction_helpers import REVIEWS, ScriptedEngine, context_of, review, tiny_engine, token_logprobs
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine import SamplingParams, load
 from tutelage.icl.entropy import global_entropy, local_entropy, mutual_information
 from tutelage.icl.examples import Example
-from tutelage.icl.order import ORDERS, PROBING, OrderTools, order_rule, permutations, probing_set
+from tutelage.icl.order import (
+    ORDERS,
+    PROBING,
+    OrderTools,
+    order_rule,
+    permutations,
+    probe_orders,
+    probing_set,
+    rank_orders,
+)
+from tutelage.icl.prompts import Format
+from tutelage.icl.tasks import load_task
 
 DEMOS = [
     review("a warm and funny film about family", 1), review("it never finds a story worth telling", 0),
@@ -124,12 +125,12 @@ def test_probing_set_is_parsed_filtered_and_pooled_from_one_call():
         1: " a new film with some wit\nSentiment: negative\n\nReview: 这部电影很好看\nSentiment: positive",
     }
     engine = ScriptedEngine(lambda prompt: [made[engine.generated[-1].index(prompt)]])
-    form = Form(instruction="Say what the review thinks.")
+    form = REVIEWS.model_copy(update={"instruction": "Say what the review thinks."})
     sampling = SamplingParams(seed=5)
     probes = probing_set(engine, form, DEMOS[:2], [(0, 1), (1, 0)], sampling)
     assert [p.text for p in probes] == ["a new film with some wit", "这部电影很好看"]
     assert all(p.gold == -1 and p.answer == "" and p.options == DEMOS[0].options for p in probes)
-    assert probes[0].fields == {"sentence": "a new film with some wit"}
+    assert probes[0].fields == {"text": "a new film with some wit"}
     assert len(engine.generated) == 1 and engine.params == [sampling]
     first, second = engine.generated[0]
     shown = [form.demonstration(d) for d in DEMOS[:2]]
@@ -139,12 +140,18 @@ def test_probing_set_is_parsed_filtered_and_pooled_from_one_call():
 
 def test_probing_set_says_why_it_is_empty_and_which_order_failed():
     with pytest.raises(DataError, match="5 words"):
-        probing_set(ScriptedEngine(lambda prompt: [" no\nSentiment: x"]), Form(), DEMOS, [(0, 1, 2, 3)])
+        probing_set(ScriptedEngine(lambda prompt: [" no\nSentiment: x"]), REVIEWS, DEMOS, [(0, 1, 2, 3)])
     with pytest.raises(DataError, match=r"order \(1, 0\).*context is 40"):
-        probing_set(tiny_engine(context=40), Form(), DEMOS[:2], [(1, 0)])
-    pair = Example({"premise": "a b", "hypothesis": "c"}, "a b c", ("no", "yes"))
-    with pytest.raises(ConfigError, match="probe"):
-        probing_set(ScriptedEngine(), Form(), [pair], [(0,)])
+        probing_set(tiny_engine(context=40), REVIEWS, DEMOS[:2], [(1, 0)])
+
+
+def test_probing_inputs_of_two_columns():
+    pair = Example({"premise": "a dog ran in the park", "hypothesis": "x"}, "x", ("no", "yes"), 1, "yes", "so")
+    form = Format(input="{premise}\nSo: {hypothesis}", output="\nTrue? {answer}", separator="\n\n")
+    text = "a cat sat on the mat\nSo: it was the cat that sat\nTrue? no\n\nshort\nSo: it was the cat that sat\nTrue? "
+    probes = probing_set(ScriptedEngine(lambda prompt: [text]), form, [pair], [(0,)])
+    fields = {"premise": "a cat sat on the mat", "hypothesis": "it was the cat that sat"}
+    assert probes == [Example(fields, " ".join(fields.values()), ("no", "yes"))]
 
 
 @pytest.mark.parametrize("name,plain", [("global-entropy", plain_global), ("local-entropy", plain_local)])
@@ -158,7 +165,7 @@ def test_entropy_orders_are_the_brute_force_ones_in_one_scorer_call(name, plain)
         calls.append((sets, queries))
         return table
 
-    tools = OrderTools(keep=4, engine=engine, form=Form(), scorer=scorer)
+    tools = OrderTools(keep=4, engine=engine, form=REVIEWS, scorer=scorer)
     found = ORDERS[name](DEMOS, tools)
     values = [plain(rows) for rows in table]
     best = sorted(range(24), key=lambda i: -values[i])[:4]
@@ -173,21 +180,21 @@ def test_entropy_orders_are_the_brute_force_ones_in_one_scorer_call(name, plain)
 
 def test_a_single_demonstration_needs_no_engine_call():
     engine = ScriptedEngine()
-    found = ORDERS["local-entropy"](DEMOS[:1], OrderTools(engine=engine, form=Form(), scorer=scorer_of(engine, Form())))
+    found = ORDERS["local-entropy"](DEMOS[:1], OrderTools(engine=engine, form=REVIEWS))
     assert [o.order for o in found] == [(0,)]
 
 
 def test_entropies_with_a_tiny_model_equal_plain_forwards():
     """A random model keeps to no template: its format takes any line as an input."""
 
-    class Loose(Form):
-        def parse(self, text: str) -> list[str]:
-            return [text[:40].replace("\n", " ") + " and three more words"]
+    class Loose(Format):
+        def parse(self, text: str) -> list[dict[str, str]]:
+            return [{"text": text[:40].replace("\n", " ") + " and three more words"}]
 
-    engine, form = tiny_engine(), Loose()
+    engine, form = tiny_engine(), Loose(**REVIEWS.model_dump())
     demos = DEMOS[:3]
     sampling = SamplingParams(8, 2.0, 20)
-    tools = OrderTools(keep=6, engine=engine, form=form, scorer=scorer_of(engine, form), sampling=sampling)
+    tools = OrderTools(keep=6, engine=engine, form=form, sampling=sampling)
     found = {name: ORDERS[name](demos, tools) for name in ("global-entropy", "local-entropy")}
     assert found["local-entropy"] == ORDERS["local-entropy"](demos, tools)
     orders = permutations(3, 24)
@@ -202,34 +209,25 @@ def test_entropies_with_a_tiny_model_equal_plain_forwards():
             assert by_order[order] == pytest.approx(plain(np.array(rows)), abs=1e-4)
 
 
-class Lines(Form):
-    """A story model never writes "Sentiment:"; an input is then what it wrote after "Review:", up to the line's end."""
-
-    def parse(self, text: str) -> list[str]:
-        return re.findall(r"Review: ?(.+)", text)
-
-
 @pytest.mark.real
 def test_stories260k_orders_sst2(real_data: Path):
-    rows = [json.loads(line) for line in (real_data / "icl/ordered_prompt/sst2/dev.jsonl").open()]
-    short = [row for row in rows if 5 <= len(row["sentence"].split()) <= 12]
-    by_label = [[row["sentence"].strip() for row in short if row["label"] == label] for label in "01"]
-    words = ("bad", "good")  # it never read "negative"
-    demos = [
-        Example({"sentence": by_label[gold][i]}, by_label[gold][i], words, gold, words[gold])
-        for i in (0, 1)
-        for gold in (1, 0)
-    ]
-    engine, form = load(real_data / "weights/stories260K/hf"), Lines()
-    tools = OrderTools(keep=24, engine=engine, form=form, scorer=scorer_of(engine, form))
+    """The words and the line breaks are those that a story model writes by itself; it does not write "Sentiment:"."""
+    task = load_task("sst2", str(real_data / "icl")).model_copy(update={"labels": {"0": "bad", "1": "good"}})
+    short = [e for e in task.examples("train") if len(e.text.split()) <= 12]
+    demos = [next(e for e in short[4 * i :] if e.gold == i % 2) for i in range(4)]
+    engine = load(real_data / "weights/stories260K/hf")
+    form = Format(input="Review: {text}", output="\n{answer}", separator="\n\n")
+    tools = OrderTools(keep=24, engine=engine, form=form)
     probes = probing_set(engine, form, demos, permutations(4, 24), replace(PROBING, seed=0))
-    for name, plain in (("global-entropy", plain_global), ("local-entropy", plain_local)):
-        found = ORDERS[name](demos, tools)
+    orders, logprobs = probe_orders(demos, tools)
+    assert logprobs.shape == (24, len(probes), 2)
+    for measure, plain in ((global_entropy, plain_global), (local_entropy, plain_local)):
+        found = rank_orders(orders, measure(logprobs))
         scores = [o.score for o in found]
         assert len({o.order for o in found}) == 24 and scores == sorted(scores, reverse=True)
         assert 0 <= scores[-1] <= scores[0] <= math.log(2) + 1e-9
         for at in (0, 23):
             contexts = [context_of(form, found[at].of(demos), probe) for probe in probes]
-            rows = [[sum(token_logprobs(engine, c, f" {word}")) for word in words] for c in contexts]
+            rows = [[sum(token_logprobs(engine, c, f"\n{word}")) for word in demos[0].options] for c in contexts]
             assert scores[at] == pytest.approx(plain(np.array(rows)), abs=1e-4)
-        print(name, len(probes), [round(s, 4) for s in scores])
+        print(measure.__name__, len(probes), [round(s, 4) for s in scores])

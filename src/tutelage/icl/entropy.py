@@ -1,4 +1,4 @@
-"""Entropies over label probabilities: what orders (GlobalE, LocalE) and prompts (mutual information) are chosen by.
+"""What orders (GlobalE, LocalE) and prompts (mutual information) are chosen by, over many of them at once.
 
 Shapes: S demonstration sets, orders or prompts; Q inputs; L labels. Everything is in nats.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from tutelage.core.errors import DataError
+from tutelage.icl import scoring
+from tutelage.icl.scoring import entropy, probabilities
 
 FLOOR = 1e-5
 """Count of a label that was never predicted, as in the code of Lu et al. 2022 (arXiv 2104.08786)."""
@@ -21,18 +23,11 @@ def label_probabilities(logprobs: np.ndarray) -> np.ndarray:
     logprobs = np.asarray(logprobs, dtype=np.float64)
     if logprobs.ndim != 3 or 0 in logprobs.shape:
         raise DataError(f"label log-probs must have the shape [sets, inputs, labels], none of them 0: {logprobs.shape}")
-    highest = logprobs.max(axis=2, keepdims=True)
-    if not np.isfinite(highest).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(highest))[0][:2])
+    wrong = ~np.isfinite(logprobs.max(axis=2))
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise DataError(f"set {where[0]}, input {where[1]}: the labels' log-probs are {logprobs[where].tolist()}")
-    shares = np.exp(logprobs - highest)
-    return shares / shares.sum(axis=2, keepdims=True)
-
-
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Shannon entropy over the last axis; 0 log 0 is 0."""
-    safe = np.where(probabilities > 0, probabilities, 1.0)
-    return -(probabilities * np.log(safe)).sum(axis=-1)
+    return probabilities(logprobs)
 
 
 def global_entropy(logprobs: np.ndarray) -> np.ndarray:
@@ -41,8 +36,7 @@ def global_entropy(logprobs: np.ndarray) -> np.ndarray:
     High where predictions are spread over the labels. Labels that are never predicted count ``FLOOR`` times.
     """
     chosen = label_probabilities(logprobs).argmax(axis=2)
-    labels = np.arange(logprobs.shape[2])
-    counts = (chosen[:, :, None] == labels).sum(axis=1)
+    counts = (chosen[:, :, None] == np.arange(logprobs.shape[2])).sum(axis=1)
     floored = np.where(counts == 0, FLOOR, counts)
     return entropy(floored / floored.sum(axis=1, keepdims=True))
 
@@ -53,9 +47,5 @@ def local_entropy(logprobs: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(logprobs: np.ndarray) -> np.ndarray:
-    """I(input; label) [S] of log-probs [S, Q, L]: H(mean over inputs of P(label)) - mean over inputs of H(P(label)).
-
-    Sorensen et al. 2022 (arXiv 2203.11364). High: each prediction is sure, and they differ between the inputs.
-    """
-    probabilities = label_probabilities(logprobs)
-    return entropy(probabilities.mean(axis=1)) - entropy(probabilities).mean(axis=1)
+    """I(input; label) [S] of log-probs [S, Q, L] (Sorensen et al. 2022). High: sure, and different between inputs."""
+    return np.array([scoring.mutual_information(probs_QL) for probs_QL in label_probabilities(logprobs)])

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +20,13 @@ from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.requests import SamplingParams
 from tutelage.icl.entropy import global_entropy, local_entropy
 from tutelage.icl.examples import Example
-
-if TYPE_CHECKING:
-    from tutelage.icl.prompts import Format
-    from tutelage.icl.scoring import Scorer
+from tutelage.icl.prompts import Format, Prompter, with_fields
+from tutelage.icl.scoring import Scorer
+from tutelage.icl.scoring import scorer as engine_scorer
 
 PROBING = SamplingParams(max_tokens=128, temperature=2.0, top_k=20)
 """How the paper samples the probing inputs; ``n`` more samples of each order make a larger probing set."""
 MIN_WORDS = 5
-_MARK = "\ufffc"  # stands where a query's input goes; no data has it (U+FFFC, object replacement character)
 _WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3400-\u4dbf\u4e00-\u9fff]+")  # a Chinese character is a word
 
 
@@ -58,9 +56,8 @@ class OrderTools:
     engine: Any = None
     form: Format | None = None
     scorer: Scorer | None = None
+    """If None, the engine scores labels directly, in the format's own text."""
     sampling: SamplingParams = PROBING
-    probe: Callable[[str], Example] | None = None
-    """Makes an example of an input's text; needed where the templates name several columns."""
 
     def __post_init__(self) -> None:
         for name in ("keep", "permutations"):
@@ -102,13 +99,12 @@ def probing_set(
     demonstrations: Sequence[Example],
     orders: Sequence[Sequence[int]],
     sampling: SamplingParams = PROBING,
-    probe: Callable[[str], Example] | None = None,
 ) -> list[Example]:
     """Inputs that the model writes after the demonstrations in each of ``orders``, pooled, without repetition.
 
-    The continuations of all orders are sampled in one call and read back by ``form.parse``; inputs of less than
-    MIN_WORDS words are dropped, and so are the labels that came with them. Each prompt ends with what the template has
-    before an input.
+    The continuations of all orders are sampled in one call and read back by ``form.parse``; inputs with a column of
+    less than MIN_WORDS words are dropped, and so are the labels that came with them. Each prompt ends with what the
+    template has before its first column. Prompts are plain text, whatever form the scorer gives them.
 
     The paper's script also forbids repeated 3- and 5-grams (label words excepted) and takes a label word wherever it is
     the likeliest token. The engine has no such ban, so both are left out here. ``sampling.repetition_penalty`` is
@@ -116,61 +112,55 @@ def probing_set(
 
     DataError: a prompt is too long, or nothing usable was written.
     """
-    made = probe or _single_column(demonstrations[0])
-    opening = form.query(made(_MARK)).partition(_MARK)
-    before = opening[0].rstrip(" ") if opening[1] else ""  # a blank at the end would split off the first word's own
-    shown = [form.separator.join(form.demonstration(demonstrations[i]) for i in order) for order in orders]
-    head = [form.instruction] if form.instruction else []
-    prompts = [form.separator.join([*head, text, before]) for text in shown]
+    before = form.input.partition("{")[0].rstrip(" ")  # a blank at the end would split off the first word's own
+    prompter = Prompter(form)
+    prompts = [prompter.prefix([demonstrations[i] for i in order]) + before for order in orders]
     texts = []
     for order, output in zip(orders, engine.generate(prompts, sampling), strict=True):
         if output.error:
             raise DataError(f"probing inputs, order {tuple(order)}: {output.error}; use fewer demonstrations")
         texts += [before + completion.text for completion in output.completions]
-    inputs = dict.fromkeys(found.strip() for text in texts for found in form.parse(text))
-    kept = [text for text in inputs if len(_WORD.findall(text)) >= MIN_WORDS]
+    found = {tuple(fields.items()): fields for text in texts for fields in form.parse(text)}
+    kept = [fields for fields in found.values() if all(_words(value) >= MIN_WORDS for value in fields.values())]
     if not kept:
         raise DataError(
-            f"probing inputs: {len(texts)} samples hold {len(inputs)} inputs, none of {MIN_WORDS} words or more; "
+            f"probing inputs: {len(texts)} samples hold {len(found)} inputs, none of {MIN_WORDS} words or more; "
             "sample more (sampling.n), at a lower temperature, or use a model that keeps to the template"
         )
-    return [made(text) for text in kept]
+    blank = replace(demonstrations[0], answer="", gold=-1, rationale="")
+    return [with_fields(blank, fields) for fields in kept]
 
 
-def _single_column(like: Example) -> Callable[[str], Example]:
-    """Makes examples whose one input column is that of ``like``."""
-    columns = [name for name, value in like.fields.items() if value == like.text]
-    if len(columns) != 1:
-        raise ConfigError(
-            f"order by entropy: of the columns {', '.join(like.fields) or 'none'} not exactly one is the whole input; "
-            "give OrderTools.probe, which makes an example of a text"
-        )
-    return lambda text: Example({**like.fields, columns[0]: text}, text, like.options)
+def _words(text: str) -> int:
+    return len(_WORD.findall(text))
 
 
-def rank_by_entropy(
-    measure: Callable[[np.ndarray], np.ndarray],
-    demonstrations: Sequence[Example],
-    orders: Sequence[tuple[int, ...]],
-    probes: Sequence[Example],
-    scorer: Scorer,
-) -> list[Ordering]:
-    """``orders``, the highest entropy first (equal ones as they came), from one call of the scorer."""
-    logprobs = scorer([[demonstrations[i] for i in order] for order in orders], probes)
-    found = [Ordering(order, float(value)) for order, value in zip(orders, measure(logprobs), strict=True)]
+def probe_orders(demonstrations: Sequence[Example], tools: OrderTools) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """The orders that are tried, and log P(label) [orders, probing inputs, labels]; both entropies can be read off it.
+
+    One generate call, and one call of the scorer.
+    """
+    if tools.engine is None or tools.form is None:
+        raise ConfigError("order by entropy samples and scores inputs: give OrderTools an engine and a form")
+    scorer = tools.scorer or engine_scorer(tools.engine, Prompter(tools.form))
+    orders = permutations(len(demonstrations), tools.permutations, tools.seed)
+    sampling = tools.sampling if tools.sampling.seed is not None else replace(tools.sampling, seed=tools.seed)
+    probes = probing_set(tools.engine, tools.form, demonstrations, orders, sampling)
+    return orders, scorer([[demonstrations[i] for i in order] for order in orders], probes)
+
+
+def rank_orders(orders: Sequence[tuple[int, ...]], values: np.ndarray) -> list[Ordering]:
+    """``orders`` with their values, the highest first; equal ones as they came."""
+    found = [Ordering(order, float(value)) for order, value in zip(orders, values, strict=True)]
     return sorted(found, key=lambda ordering: -ordering.score)
 
 
 def _by_entropy(measure: Callable[[np.ndarray], np.ndarray]) -> OrderRule:
     def rule(demonstrations: Sequence[Example], tools: OrderTools) -> list[Ordering]:
-        if tools.engine is None or tools.form is None or tools.scorer is None:
-            raise ConfigError("order by entropy samples and scores inputs: give engine, form and scorer")
-        orders = permutations(len(demonstrations), tools.permutations, tools.seed)
-        if len(orders) == 1:
-            return [Ordering(orders[0])]
-        sampling = tools.sampling if tools.sampling.seed is not None else replace(tools.sampling, seed=tools.seed)
-        probes = probing_set(tools.engine, tools.form, demonstrations, orders, sampling, tools.probe)
-        return rank_by_entropy(measure, demonstrations, orders, probes, tools.scorer)[: tools.keep]
+        if len(demonstrations) < 2:
+            return _given(demonstrations, tools)
+        orders, logprobs = probe_orders(demonstrations, tools)
+        return rank_orders(orders, measure(logprobs))[: tools.keep]
 
     return rule
 

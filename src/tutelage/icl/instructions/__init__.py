@@ -7,13 +7,13 @@ from tutelage.icl.instructions.information import by_information
 from tutelage.icl.instructions.judges import execution_judge, judge_all, likelihood_judge
 from tutelage.icl.instructions.metrics import metric
 from tutelage.icl.instructions.perplexity import by_perplexity, expand, spell
-from tutelage.icl.instructions.prompts import MetaPrompts, load_prompts, whole_template
+from tutelage.icl.instructions.prompts import MetaPrompts, in_format, load_prompts, whole_template
 from tutelage.icl.instructions.proposals import propose, resample
 from tutelage.icl.instructions.ranked import Pair, Ranked, pairs_of
 
 __all__ = [
     "ApeSettings", "Induction", "MetaPrompts", "Pair", "Ranked", "ape", "by_information", "by_perplexity",
-    "execution_judge", "expand", "induce", "induction_prompts", "judge_all", "likelihood_judge", "load_prompts",
-    "metric", "pairs_of", "propose", "read_pairs", "read_prompts", "resample", "spell", "upper_confidence",
-    "whole_template",
+    "execution_judge", "expand", "in_format", "induce", "induction_prompts", "judge_all", "likelihood_judge",
+    "load_prompts", "metric", "pairs_of", "propose", "read_pairs", "read_prompts", "resample", "spell",
+    "upper_confidence", "whole_template",
 ]  # fmt: skip

@@ -38,6 +38,9 @@ class ApeSettings:
     share: float = 1 / 3
     samples: int = 5
     c: float = 1.0
+    confirm: int = 5
+    """How many of a bandit's best are tried on every pair at the end, and come first: the best of many means over a
+    few pairs is partly luck. 0: as in the paper's code."""
     iterations: int = 0
     """Of Monte-Carlo search: reword the best ``keep``, ``variations`` times each, and try what is new."""
     keep: int = 5
@@ -53,8 +56,9 @@ class ApeSettings:
         for name in ("subsamples", "demonstrations", "proposals", "rounds", "samples", "keep", "variations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.iterations < 0:
-            raise ConfigError(f"iterations must be at least 0, got {self.iterations}")
+        for name in ("iterations", "confirm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 def ape(
@@ -68,7 +72,7 @@ def ape(
     """Instructions for the task of the ``shown`` pairs, tried on others, best first.
 
     Engine calls: one generate for the proposals and one for each iteration's variations; to try them one call a bandit
-    round, or one in all with search="all". judge: another measure than settings.by.
+    round and one to confirm, or one in all with search="all". judge: another measure than settings.by.
     """
     wanted = settings or ApeSettings()
     templates = prompts or MetaPrompts()
@@ -93,7 +97,8 @@ def ape(
         if new:
             later = replace(wanted, seed=wanted.seed + iteration)
             ranked = best_first([*ranked, *evaluate(judge, new, tried_on, later)])
-    return ranked
+    sure = {r.instruction: r.times for r in ranked[: wanted.confirm]} if wanted.search == "ucb" else {}
+    return [*judge_all(judge, sure, tried_on), *ranked[len(sure) :]] if sure else ranked
 
 
 def evaluate(judge: Judge, found: Mapping[str, int], pairs: Sequence[Pair], settings: ApeSettings) -> list[Ranked]:

@@ -15,7 +15,7 @@ from tutelage.core.errors import DataError
 from tutelage.engine.requests import SamplingParams
 from tutelage.icl.instructions.judges import execution_judge, judge_all
 from tutelage.icl.instructions.metrics import Metric, metric
-from tutelage.icl.instructions.prompts import MetaPrompts, fill
+from tutelage.icl.instructions.prompts import MetaPrompts, filled
 from tutelage.icl.instructions.proposals import GREEDY, sample, subsets
 from tutelage.icl.instructions.ranked import Pair, Ranked
 
@@ -44,7 +44,7 @@ def induction_prompts(
     """``count`` prompts that each show random pairs and ask for their instruction, in our words."""
     templates = prompts or MetaPrompts()
     sets = subsets(pairs, count, demonstrations, seed)
-    return [fill(templates.induction, demonstrations=templates.demonstrations(chosen)) for chosen in sets]
+    return [filled(templates.induction, demonstrations=templates.demonstrations(chosen)) for chosen in sets]
 
 
 def induce(

@@ -11,7 +11,7 @@ from tutelage.core.errors import DataError
 from tutelage.icl.entropy import mutual_information
 from tutelage.icl.examples import Example
 from tutelage.icl.instructions.judges import continuation
-from tutelage.icl.instructions.prompts import MetaPrompts, Render
+from tutelage.icl.instructions.prompts import MetaPrompts, Render, need_input
 from tutelage.icl.instructions.ranked import Ranked, best_first, score
 
 
@@ -22,20 +22,14 @@ def by_information(
 
     Of the examples only inputs and options are read. One score call; an option's probability is that of all its tokens.
     """
-    if not candidates or not examples:
-        raise DataError(f"{len(candidates)} candidates and {len(examples)} inputs for mutual information; give some")
+    shown = render or MetaPrompts().context
+    need_input(shown, candidates, examples)
     options = len(examples[0].options)
     odd = next((i for i, example in enumerate(examples) if len(example.options) != options or options < 2), None)
     if odd is not None:
         raise DataError(f"example {odd} has {len(examples[odd].options)} options; all need the same number, 2 or more")
-    shown = render or MetaPrompts().context
-    contexts = [[shown(candidate, example.text) for example in examples] for candidate in candidates]
-    pairs = [
-        (context, continuation(context, option))
-        for row in contexts
-        for context, example in zip(row, examples, strict=True)
-        for option in example.options
-    ]
+    contexts = [(shown(candidate, example), example) for candidate in candidates for example in examples]
+    pairs = [(context, continuation(context, option)) for context, example in contexts for option in example.options]
     found = np.array([one.logprob for one in score(engine, pairs, "mutual information")])
     values = mutual_information(found.reshape(len(candidates), len(examples), options))
     return best_first(Ranked(c, float(v), len(examples)) for c, v in zip(candidates, values, strict=True))

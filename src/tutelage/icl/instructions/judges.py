@@ -30,7 +30,7 @@ def likelihood_judge(engine: Any, render: Render | None = None) -> Judge:
         blank = next((pair for _, pair in asked if not pair.answers[0].strip()), None)
         if blank is not None:
             raise DataError(f"the answer to {blank.input!r} is empty: it has no token to score")
-        contexts = [shown(instruction, pair.input) for instruction, pair in asked]
+        contexts = [shown(instruction, pair.example) for instruction, pair in asked]
         pairs = [(c, continuation(c, p.answers[0])) for c, (_, p) in zip(contexts, asked, strict=True)]
         return [float(np.mean(one.token_logprobs)) for one in score(engine, pairs, "likelihood of answers")]
 
@@ -46,7 +46,7 @@ def execution_judge(
 
     def judge(asked: Sequence[tuple[str, Pair]]) -> list[float]:
         # a blank at the end would split off the blank that belongs to the answer's first word
-        prompts = [shown(instruction, pair.input).rstrip(" ") for instruction, pair in asked]
+        prompts = [shown(instruction, pair.example).rstrip(" ") for instruction, pair in asked]
         distinct = list(dict.fromkeys(prompts))
         texts = {
             prompt: output.text

@@ -12,7 +12,8 @@ import numpy as np
 
 from tutelage.core.errors import DataError
 from tutelage.engine.requests import SamplingParams
-from tutelage.icl.instructions.prompts import MetaPrompts, Render, fill
+from tutelage.icl.examples import Example
+from tutelage.icl.instructions.prompts import MetaPrompts, Render, filled, need_input, shows_input
 from tutelage.icl.instructions.proposals import distinct, sample
 from tutelage.icl.instructions.ranked import Ranked, best_first, score
 
@@ -40,7 +41,7 @@ def expand(
     if not seeds:
         raise DataError("SPELL starts from at least one hand-written prompt; seeds is empty")
     templates = (prompts or MetaPrompts()).paraphrase
-    asked = [fill(template, text=seed) for seed in seeds for template in templates]
+    asked = [filled(template, text=seed) for seed in seeds for template in templates]
     found = list(dict.fromkeys([*seeds, *sample(engine, asked, params, "paraphrases", chat)]))
     if back_translate is None:
         return found
@@ -52,27 +53,25 @@ def expand(
 
 
 def by_perplexity(
-    engine: Any, candidates: Sequence[str], inputs: Sequence[str], render: Render | None = None
+    engine: Any, candidates: Sequence[str], examples: Sequence[Example], render: Render | None = None
 ) -> list[Ranked]:
-    """Candidates, the lowest perplexity first; one score call.
+    """Candidates, the lowest perplexity first; one score call. Of the examples only inputs are read.
 
     Scored is the whole prompt with an input and without an answer, from its first token on. The score is minus the mean
     over inputs of the mean NLL of its tokens, in nats: exp(-score) is the (geometric mean) perplexity.
     """
-    if not candidates or not inputs:
-        raise DataError(f"perplexity: {len(candidates)} candidates and {len(inputs)} inputs; give at least one of each")
     shown = render or MetaPrompts().context
-    pairs = [("", shown(candidate, text)) for candidate in candidates for text in inputs]
-    scores = score(engine, pairs, "perplexity")
-    means = np.array([np.mean(one.token_logprobs) for one in scores])
-    values = means.reshape(len(candidates), len(inputs)).mean(axis=1)
-    return best_first(Ranked(c, float(v), len(inputs)) for c, v in zip(candidates, values, strict=True))
+    need_input(shown, candidates, examples)
+    pairs = [("", shown(candidate, example)) for candidate in candidates for example in examples]
+    means = np.array([np.mean(one.token_logprobs) for one in score(engine, pairs, "perplexity")])
+    values = means.reshape(len(candidates), len(examples)).mean(axis=1)
+    return best_first(Ranked(c, float(v), len(examples)) for c, v in zip(candidates, values, strict=True))
 
 
 def spell(
     engine: Any,
     seeds: Sequence[str],
-    inputs: Sequence[str],
+    examples: Sequence[Example],
     keep: int = KEEP,
     params: SamplingParams = PARAPHRASING,
     back_translate: BackTranslate | None = None,
@@ -80,8 +79,10 @@ def spell(
     prompts: MetaPrompts | None = None,
     chat: bool = False,
 ) -> list[Ranked]:
-    """The ``keep`` wordings of the hand-written prompts ``seeds`` with the lowest perplexity over the (first 1,000)
-    inputs; two engine calls."""
-    wordings = expand(engine, seeds, params, back_translate, prompts, chat)
+    """The ``keep`` wordings of the hand-written prompts ``seeds`` with the lowest perplexity over the inputs of the
+    (first 1,000) examples; two engine calls. A paraphrase that lost the place of the input is dropped."""
     shown = render or (prompts or MetaPrompts()).context
-    return by_perplexity(engine, wordings, inputs[:INPUTS], shown)[:keep]
+    need_input(shown, seeds, examples)
+    wordings = expand(engine, seeds, params, back_translate, prompts, chat)
+    whole = [wording for wording in wordings if shows_input(shown, wording, examples[0])]
+    return by_perplexity(engine, whole, examples[:INPUTS], shown)[:keep]

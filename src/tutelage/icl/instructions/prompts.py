@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from tutelage.core.config import build, read_toml
+from tutelage.core.errors import DataError
+from tutelage.icl.examples import Example
 from tutelage.icl.instructions.ranked import Pair
+from tutelage.icl.prompts import _FIELD, Format, Prompter, fill, with_fields
 
-_SLOT = re.compile(r"\{(\w+)\}")
 _SLOTS = {
     "demonstration": ("input", "output"),
     "forward": ("demonstrations",),
@@ -25,13 +26,13 @@ _SLOTS = {
     "evaluation": ("instruction", "input", "output"),
 }
 
-Render = Callable[[str, str], str]
-"""render(instruction, input) -> the prompt up to where the answer begins."""
+Render = Callable[[str, Example], str]
+"""render(instruction, example) -> the prompt up to where the answer begins."""
 
 
-def fill(template: str, **values: str) -> str:
-    """``template`` with its {slots} filled; braces in the values are left alone, and so are slots without a value."""
-    return _SLOT.sub(lambda found: values.get(found[1], found[0]), template)
+def filled(template: str, **values: str) -> str:
+    """``template`` with its {slots} filled; braces in the values are left alone."""
+    return fill(template, Example(values, ""))
 
 
 class MetaPrompts(BaseModel):
@@ -80,7 +81,10 @@ class MetaPrompts(BaseModel):
     def _has_its_slots(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = _SLOTS[str(info.field_name)]
         for template in (value,) if isinstance(value, str) else value:
-            found = _SLOT.findall(template)
+            found = _FIELD.findall(template)
+            odd = next((slot for slot in found if slot not in wanted), None)
+            if odd is not None:
+                raise ValueError(f"unknown slot {{{odd}}}; known: {', '.join(wanted)}")
             for slot in wanted:
                 if found.count(slot) != 1:
                     raise ValueError(f"must hold {{{slot}}} once, holds it {found.count(slot)} times")
@@ -90,16 +94,46 @@ class MetaPrompts(BaseModel):
 
     def demonstrations(self, pairs: Sequence[Pair]) -> str:
         """Inputs and outputs, as the proposals show them; of several right answers the first."""
-        return "\n\n".join(fill(self.demonstration, input=p.input, output=p.answers[0]) for p in pairs)
+        return "\n\n".join(filled(self.demonstration, input=p.input, output=p.answers[0]) for p in pairs)
 
-    def context(self, instruction: str, text: str) -> str:
+    def context(self, instruction: str, example: Example) -> str:
         """``evaluation`` up to where the answer begins (a ``Render``)."""
-        return fill(self.evaluation.partition("{output}")[0], instruction=instruction, input=text)
+        return filled(self.evaluation.partition("{output}")[0], instruction=instruction, input=example.text)
 
 
-def whole_template(template: str, text: str) -> str:
-    """A ``Render`` for candidates that are whole templates: "{input} All in all, it was" with the input filled in."""
-    return fill(template, input=text)
+def whole_template(template: str, example: Example) -> str:
+    """A ``Render`` for candidates that are whole templates: "{text} All in all, it was". Columns as in a task's format;
+    what begins with {answer} is left out."""
+    return fill(template.partition("{answer}")[0], example)
+
+
+def in_format(form: Format, demonstrations: Sequence[Example] = ()) -> Render:
+    """A ``Render`` that tries instructions in a task's own format, before the demonstrations."""
+
+    def render(instruction: str, example: Example) -> str:
+        prompter = Prompter(form.model_copy(update={"instruction": instruction}))
+        return str(prompter.prompt(demonstrations, example))
+
+    return render
+
+
+def shows_input(render: Render, candidate: str, example: Example) -> bool:
+    """Whether the candidate's prompt depends on the input: a wording may have lost the place where it goes."""
+    columns = example.fields or {"text": example.text}
+    other = with_fields(example, {name: f"{value}, or not" for name, value in columns.items()})
+    try:
+        return render(candidate, example) != render(candidate, other)
+    except DataError:  # it names a column that there is not
+        return False
+
+
+def need_input(render: Render, candidates: Sequence[str], examples: Sequence[Example]) -> None:
+    """DataError where there is nothing to try, nothing to try it on, or a candidate whose prompt has no input."""
+    if not candidates or not examples:
+        raise DataError(f"{len(candidates)} prompts and {len(examples)} examples; give at least one of each")
+    for candidate in candidates:
+        if not shows_input(render, candidate, examples[0]):
+            raise DataError(f"the prompt {candidate!r} does not show the input; name one of its columns, as {{text}}")
 
 
 def load_prompts(path: str | Path) -> MetaPrompts:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.requests import SamplingParams
-from tutelage.icl.instructions.prompts import MetaPrompts, fill
+from tutelage.icl.instructions.prompts import MetaPrompts, filled
 from tutelage.icl.instructions.ranked import Pair, generate
 
 SAMPLING = SamplingParams(max_tokens=50, temperature=0.9, top_p=0.9, n=50)
@@ -63,11 +63,11 @@ def propose(
     templates = prompts or MetaPrompts()
     texts = [templates.demonstrations(pairs) for pairs in shown]
     if mode == "forward":
-        asked = [fill(templates.forward, demonstrations=text) for text in texts]
+        asked = [filled(templates.forward, demonstrations=text) for text in texts]
     else:
         params = _filling(engine, params, mode)
         template = templates.reverse if mode == "reverse" else templates.insert
-        asked = [fill(template, instruction=_GAP, demonstrations=text) for text in texts]
+        asked = [filled(template, instruction=_GAP, demonstrations=text) for text in texts]
     return sample(engine, asked, params, "proposals", chat)
 
 
@@ -108,7 +108,7 @@ def resample(
 ) -> dict[str, int]:
     """Variations of each instruction and how often each came; ``params.n`` samples of each, one generate call."""
     template = (prompts or MetaPrompts()).variation
-    return sample(engine, [fill(template, instruction=text) for text in instructions], params, "variations", chat)
+    return sample(engine, [filled(template, instruction=text) for text in instructions], params, "variations", chat)
 
 
 def without(found: Mapping[str, int], known: Iterable[str]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.core.errors import DataError
@@ -18,10 +18,17 @@ class Pair:
 
     input: str
     answers: tuple[str, ...]
+    origin: Example | None = field(default=None, compare=False, repr=False)
+    """The example of a task that it is, where templates name its columns."""
 
     def __post_init__(self) -> None:
         if not self.answers:
             raise DataError(f"the input {self.input!r} has no answer")
+
+    @property
+    def example(self) -> Example:
+        """The input as templates read it."""
+        return self.origin or Example({"text": self.input}, self.input)
 
 
 def pairs_of(examples: Iterable[Example]) -> list[Pair]:
@@ -31,7 +38,7 @@ def pairs_of(examples: Iterable[Example]) -> list[Pair]:
         answer = example.answer or (example.options[example.gold] if 0 <= example.gold < len(example.options) else "")
         if not answer:
             raise DataError(f"example {i} ({example.text[:40]!r}) has no gold answer")
-        pairs.append(Pair(example.text, (answer,)))
+        pairs.append(Pair(example.text, (answer,), example))
     return pairs
 
 
