@@ -29,10 +29,10 @@ def auto_cot(engine: Engine, problems: Sequence[Problem], settings: ReasonSettin
     """
     asker = Asker(engine, problems, seed)
     pool = list(settings.pool) or list(asker.problems)
-    k = min(settings.clusters, len(pool))
-    if k < settings.clusters:
-        asker.note(f"{len(pool)} questions give {k} clusters, {settings.clusters} asked for")
     vectors = embed([p.question for p in pool], settings.embed, engine)
+    k = min(settings.clusters, len(np.unique(vectors, axis=0)))
+    if k < settings.clusters:
+        asker.note(f"{len(pool)} questions, of which {k} differ, give {k} clusters; {settings.clusters} were asked for")
     demonstrations = _demonstrate(asker, pool, clustered(vectors, k, seed), settings)
     return demonstrated_answers(asker, "auto_cot", settings, demonstrations, True, settings.trigger)
 
