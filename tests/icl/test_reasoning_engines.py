@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,7 +10,7 @@ from tests.icl.reasoning_engines import served
 from tutelage.core.errors import DataError
 from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.icl.reasoning import METHODS, Problem, ReasonSettings, reason
-from tutelage.icl.reasoning.auto_cot import embed, hidden_states
+from tutelage.icl.reasoning.auto_cot import embed
 from tutelage.icl.reasoning.exemplars import NUMBER
 from tutelage.icl.reasoning.prompts import STOP, ask
 from tutelage.model.presets import build_config
@@ -24,7 +22,6 @@ PROBLEMS = [
     Problem("Bo had 9 pens and lost 4. How many are left?", "5"),
     Problem("A box holds 6 cups. How many do 7 boxes hold?", "42"),
 ]
-HAVE = [m for m in METHODS if m != "auto_cot" or importlib.util.find_spec("sklearn")]
 
 
 def make(context: int) -> LocalEngine:
@@ -46,7 +43,7 @@ def small(**more: object) -> ReasonSettings:
     return ReasonSettings(**{"max_tokens": 12, "answer_tokens": 4, "paths": 3, "shots": 2, "clusters": 2, **more})
 
 
-@pytest.mark.parametrize("method", HAVE)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("chat", [False, True])
 def test_local_and_remote_say_the_same(engine: LocalEngine, method: str, chat: bool) -> None:
     settings = small(chat=chat, tool=lambda question: "so", max_hops=2)
@@ -107,4 +104,3 @@ def test_hidden_states_are_the_models(engine: LocalEngine) -> None:
             states = engine.model(torch.tensor([engine.encode(text)]), output_hidden_states=True).hidden_states[-1][0]
         alone = torch.nn.functional.normalize(states.mean(0), dim=0).numpy()
         assert abs(alone - vector).max() < 1e-5
-    assert (hidden_states(texts, engine, batch=1) - found).__abs__().max() < 1e-5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -31,7 +30,6 @@ SETS = {
     "bbh/bbh/navigate.json": (250, {"yes_no"}),
     "bbh/bbh/penguins_in_a_table.json": (146, {"choice"}),
 }
-HAVE = [m for m in METHODS if m != "auto_cot" or importlib.util.find_spec("sklearn")]
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -76,7 +74,7 @@ def test_every_method_on_real_problems_here_and_behind_http(real_data, stories, 
     short = sorted(problems, key=lambda p: len(p.question))[:4]  # the model's context is 512 tokens
     settings = ReasonSettings(max_tokens=24, answer_tokens=6, paths=4, shots=1, clusters=2, max_hops=2)
     with served(stories) as remote:
-        for method in HAVE:
+        for method in METHODS:
             here = reason(method, stories, short, settings, seed=1)
             there = reason(method, remote, short, settings, seed=1)
             assert not any(r.error for r in here.results), (method, here.notes)
