@@ -59,6 +59,7 @@ def _demonstrate(
     than the rules need, in few calls.
     """
     short = [[i for i in c if len(pool[i].question.split()) <= settings.max_question_words] for c in clusters]
+    short = [c[: settings.max_candidates] for c in short]
     made: dict[int, Problem] = {}
     at, size = 0, 2
     while asked := [(c, i) for c, left in enumerate(short) if c not in made for i in left[at : at + size]]:
