@@ -3,9 +3,9 @@
     TUTELAGE_DATA=... python benchmarks/reasoning.py            # minutes
     TUTELAGE_DATA=... python benchmarks/reasoning.py --model PATH --problems 300 --paths 40
 
-A table of accuracies in percent, a row a method and a column a set; results/reasoning.json has the intervals, tokens and
-seconds. By default the real stories260K, which has read children's stories alone: its figures show that the methods run
-and what guessing gives, not what they are worth.
+A table of accuracies in percent, a row a method and a column a set; results/reasoning.json has the intervals, tokens
+and seconds. By default the real stories260K, which has read children's stories alone: its figures show that the methods
+run and what guessing gives, not what they are worth.
 """
 
 from __future__ import annotations

@@ -18,8 +18,13 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     row = {"question": "One and one?", "answer": "1+1=2\n#### 2"}
     (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(row))
     monkeypatch.chdir(tmp_path)
-    answers = "Yes.\nFollow up: One and one?\nIntermediate answer: 2\nSo the final answer is: 2. The answer is 2."
-    monkeypatch.setattr(tutelage, "load", lambda path: Scripted(lambda text, j: answers))
+
+    def say(text, j):
+        if text.endswith("needed here:"):
+            return " Yes.\nFollow up: One and one?\nIntermediate answer: made up"
+        return "So the final answer is: 2." if "Intermediate answer: 2" in text else " It is 2. The answer is 2."
+
+    monkeypatch.setattr(tutelage, "load", lambda path: Scripted(say))
     space: dict = {"search": lambda question: "2"}
     for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S):
         exec(block, space)
@@ -29,7 +34,6 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
 def test_the_tables_are_those_of_the_code():
     for name in METHODS:
         assert PAGE.count(f"| `{name}` |") == 1 and PAGE.count(f"\n| {name} |") == 1
-    cells = [cell.strip() for cell in PAGE.replace("\n", "|").split("|")]
+    cells = [re.sub(r" \((misleading|irrelevant)\)$", "", c.strip()) for c in PAGE.replace("\n", "|").split("|")]
     for trigger in TRIGGERS:
-        at = next(i for i, cell in enumerate(cells) if re.sub(r" \((misleading|irrelevant)\)$", "", cell) == trigger.text)
-        assert cells[at + 1] == f"{trigger.accuracy}"
+        assert cells[cells.index(trigger.text) + 1] == f"{trigger.accuracy}"
