@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tutelage.core.errors import DataError
+from tutelage.core.records import BadRows
 from tutelage.icl.reasoning.exemplars import CHAINS, SELF_ASK, STEPS
 from tutelage.icl.reasoning.problems import Problem, read_problems
 
@@ -122,3 +123,10 @@ def test_our_demonstrations_say_what_they_claim():
                 words = problem.question.split('"')[1].split()
                 assert "".join(word[-1] for word in words) == problem.answer
     assert set(STEPS) == set(CHAINS) and len(SELF_ASK) == 4
+
+
+def test_bad_rows_can_be_left_out(tmp_path):
+    rows = [{"question": "a?", "answer": "1"}, {"question": "b?"}, {"question": "", "answer": "2"}]
+    bad = BadRows("skip")
+    assert read_problems(write(tmp_path / "d.jsonl", rows, True), bad=bad) == [Problem("a?", "1")]
+    assert bad.count == 2 and "d.jsonl:2: no 'answer'" in bad.first[0]

@@ -72,7 +72,7 @@ class Asker:
         kinds = {problem.kind for problem in self.problems}
         if not settings.exemplars and len(kinds) > 1:
             self.note(f"problems of kinds {', '.join(sorted(kinds))}: demonstrations are of {self.problems[0].kind}")
-        if len(given) < settings.shots:
+        if settings.exemplars and len(given) < settings.shots:
             self.note(f"{len(given)} demonstrations, {settings.shots} asked for")
         return given[: settings.shots]
 

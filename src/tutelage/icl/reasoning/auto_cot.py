@@ -1,6 +1,6 @@
 """Auto-CoT (Zhang et al. 2022): demonstrations from the questions themselves, one a cluster, reasoned by the model.
 
-Needs scikit-learn for the clusters. Gold answers are never looked at.
+Gold answers are never looked at.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from tutelage.icl.reasoning.asking import Asker, Engine
 from tutelage.icl.reasoning.chains import demonstrated_answers, reason_then_answer
 from tutelage.icl.reasoning.problems import Problem
 from tutelage.icl.reasoning.settings import Embed, ProblemResult, ReasonResult, ReasonSettings
+from tutelage.icl.selection.context import SelectionContext
+from tutelage.icl.selection.embed import EmbeddingOptions
+from tutelage.icl.selection.embed import embed as encode
+from tutelage.icl.selection.lexical import SparseRows
 
-SENTENCE_MODEL = "all-MiniLM-L6-v2"
+SENTENCE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+"""The paper's."""
 
 
 def auto_cot(engine: Engine, problems: Sequence[Problem], settings: ReasonSettings, seed: int = 0) -> ReasonResult:
@@ -25,27 +30,23 @@ def auto_cot(engine: Engine, problems: Sequence[Problem], settings: ReasonSettin
 
     The paper's k-means has seed 192. The demonstrations made are the result's ``exemplars``. A cluster none of whose
     questions passes gives none, and a note says so; with no demonstration at all it is zero-shot reasoning.
-    DataError where scikit-learn is missing.
     """
     asker = Asker(engine, problems, seed)
     pool = list(settings.pool) or list(asker.problems)
-    k = min(settings.clusters, len(pool))
-    if k < settings.clusters:
-        asker.note(f"{len(pool)} questions give {k} clusters, {settings.clusters} asked for")
     vectors = embed([p.question for p in pool], settings.embed, engine)
+    k = min(settings.clusters, len({p.question for p in pool}))
+    if k < settings.clusters:
+        asker.note(f"{k} different questions give {k} clusters, {settings.clusters} were asked for")
     demonstrations = _demonstrate(asker, pool, clustered(vectors, k, seed), settings)
     return demonstrated_answers(asker, "auto_cot", settings, demonstrations, True, settings.trigger)
 
 
-def clustered(vectors: np.ndarray, k: int, seed: int) -> list[list[int]]:
+def clustered(vectors: Any, k: int, seed: int) -> list[list[int]]:
     """k-means: the rows [n, d] of each of k clusters, nearest its centre first."""
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise DataError("Auto-CoT needs scikit-learn for its clusters: pip install scikit-learn") from None
+    from sklearn.cluster import KMeans  # a second to import
+
     model = KMeans(n_clusters=k, random_state=seed % 2**32, n_init=10).fit(vectors)
-    distance = np.linalg.norm(vectors - model.cluster_centers_[model.labels_], axis=1)
-    order = np.argsort(distance, kind="stable")
+    order = np.argsort(model.transform(vectors).min(1), kind="stable")
     return [[int(i) for i in order if model.labels_[i] == cluster] for cluster in range(k)]
 
 
@@ -58,6 +59,7 @@ def _demonstrate(
     than the rules need, in few calls.
     """
     short = [[i for i in c if len(pool[i].question.split()) <= settings.max_question_words] for c in clusters]
+    short = [c[: settings.max_candidates] for c in short]
     made: dict[int, Problem] = {}
     at, size = 0, 2
     while asked := [(c, i) for c, left in enumerate(short) if c not in made for i in left[at : at + size]]:
@@ -95,49 +97,19 @@ def demonstration(result: ProblemResult, max_steps: int = 5) -> Problem | None:
         return None
 
 
-def embed(texts: Sequence[str], how: Embed, engine: Any) -> np.ndarray:
-    """Vectors float64 [texts, d], of length 1 but for a function's own."""
+def embed(texts: Sequence[str], how: Embed, engine: Any) -> Any:
+    """Vectors float64 [texts, d] of length 1, but for a function's own; those of TF-IDF are a sparse matrix.
+
+    ConfigError where the encoder is not there.
+    """
+    from scipy.sparse import csr_matrix
+
     if callable(how):
         vectors = np.asarray(how(texts), dtype=np.float64)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise ConfigError(f"embed gave an array of shape {vectors.shape}, expected [{len(texts)}, d]")
         return vectors
-    if how == "tfidf":
-        try:
-            from sklearn.feature_extraction.text import TfidfVectorizer
-        except ImportError:
-            raise DataError("embed='tfidf' needs scikit-learn: pip install scikit-learn") from None
-        return np.asarray(TfidfVectorizer().fit_transform(texts).toarray(), dtype=np.float64)
-    if how == "sentence":
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise DataError(
-                "embed='sentence' needs sentence-transformers: pip install sentence-transformers; or take embed='tfidf'"
-            ) from None
-        return np.asarray(SentenceTransformer(SENTENCE_MODEL).encode(list(texts), normalize_embeddings=True))
-    return hidden_states(texts, engine)
-
-
-def hidden_states(texts: Sequence[str], engine: Any, batch: int = 16) -> np.ndarray:
-    """The model's last hidden states, averaged over each text's tokens, at length 1; a local engine alone has them."""
-    if not hasattr(engine, "tokenizer"):
-        raise DataError("embed='hidden' reads a local model's states, which a server does not give; take embed='tfidf'")
-    import torch
-
-    out: list[Any] = [None] * len(texts)
-    ids = [engine.encode(text)[: engine.context_length] for text in texts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            width = max(len(ids[i]) for i in rows)
-            mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in rows], device=engine.device)
-            padded = torch.tensor([ids[i] + [0] * (width - len(ids[i])) for i in rows], device=engine.device)
-            states = engine.model(
-                input_ids=padded, attention_mask=mask, use_cache=False, output_hidden_states=True
-            ).hidden_states[-1].float()
-            mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            for i, vector in zip(rows, torch.nn.functional.normalize(mean, dim=-1).double().cpu().numpy()):
-                out[i] = vector
-    return np.stack(out)
+    (rows,) = encode([texts], EmbeddingOptions(by=how, encoder=SENTENCE_MODEL), SelectionContext(engine))
+    if isinstance(rows, SparseRows):
+        return csr_matrix((rows.values, rows.columns, rows.starts), shape=(len(rows), rows.width))
+    return rows.values / np.maximum(rows.norms()[:, None], 1e-300)

@@ -188,12 +188,10 @@ class FollowUps:
 
 SELF_ASK = (
     FollowUps(
-        "Did the inventor of the telephone and the author of Treasure Island come from the same city?",
-        (("Who invented the telephone?", "The telephone was invented by Alexander Graham Bell."),
-         ("In which city was Alexander Graham Bell born?", "Alexander Graham Bell was born in Edinburgh."),
-         ("Who wrote Treasure Island?", "Treasure Island was written by Robert Louis Stevenson."),
-         ("In which city was Robert Louis Stevenson born?", "Robert Louis Stevenson was born in Edinburgh.")),
-        "yes",
+        "What is the capital of the country in which Mount Fuji stands?",
+        (("In which country does Mount Fuji stand?", "Mount Fuji stands in Japan."),
+         ("What is the capital of Japan?", "The capital of Japan is Tokyo.")),
+        "Tokyo",
     ),
     FollowUps(
         "In which year was the author of Frankenstein born?",
@@ -202,16 +200,18 @@ SELF_ASK = (
         "1797",
     ),
     FollowUps(
-        "What is the capital of the country in which Mount Fuji stands?",
-        (("In which country does Mount Fuji stand?", "Mount Fuji stands in Japan."),
-         ("What is the capital of Japan?", "The capital of Japan is Tokyo.")),
-        "Tokyo",
-    ),
-    FollowUps(
         "A crate holds 12 bottles. How many bottles do 7 crates hold if 5 bottles are broken?",
         (("How many bottles do 7 crates hold?", "7 crates hold 7 * 12 = 84 bottles."),
          ("How many bottles are left if 5 of 84 are broken?", "84 - 5 = 79 bottles are left.")),
         "79",
+    ),
+    FollowUps(
+        "Did the inventor of the telephone and the author of Treasure Island come from the same city?",
+        (("Who invented the telephone?", "The telephone was invented by Alexander Graham Bell."),
+         ("In which city was Alexander Graham Bell born?", "Alexander Graham Bell was born in Edinburgh."),
+         ("Who wrote Treasure Island?", "Treasure Island was written by Robert Louis Stevenson."),
+         ("In which city was Robert Louis Stevenson born?", "Robert Louis Stevenson was born in Edinburgh.")),
+        "yes",
     ),
 )  # fmt: skip
 """Four questions that need other questions first."""

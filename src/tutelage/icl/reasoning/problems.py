@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.core.errors import DataError
+from tutelage.core.records import BadRows
 from tutelage.text.answers import AnswerKind, extract_answer, number_text, same_answer
 from tutelage.text.corpus import corpus_files, read_rows
 
@@ -95,21 +96,24 @@ def read_problems(
     options: str = "options",
     kind: AnswerKind | None = None,
     seed: int = 0,
+    bad: BadRows | None = None,
 ) -> list[Problem]:
     """The first ``limit`` problems of a file or folder (None: all), in order.
 
     The four keys name the columns of plain rows; the known sets are recognised by theirs. ``kind``: of plain rows; by
     default yes_no or number where all answers of the file are such, choice where there are options, else text.
     ``seed``: order of the options of BIG-bench tasks, which list the right one first (fixed by seed and question).
-    DataError naming the file, the line or example, and the key.
+    ``bad``: what becomes of rows that are no problem; by default the first is a DataError naming file, line or example,
+    and key.
     """
+    bad = bad or BadRows()
     found: list[Problem] = []
     names = {"question": question, "answer": answer, "rationale": rationale, "options": options}
     files = [Path(path)] if Path(path).suffix == ".txt" else corpus_files(path)
     for file in files:
         if file.suffix == ".txt" and file != Path(path):
             continue  # a folder's notes, and prompts that lie beside the data
-        found += _read_file(file, names, kind, seed)
+        found += _read_file(file, names, kind, seed, bad)
         if limit is not None and len(found) >= limit:
             break
     if not found:
@@ -117,27 +121,31 @@ def read_problems(
     return found[:limit]
 
 
-def _read_file(file: Path, names: dict[str, str], kind: AnswerKind | None, seed: int) -> list[Problem]:
-    drafts = list(_transcript(file) if file.suffix == ".txt" else _drafts(file, names, seed))
+def _read_file(
+    file: Path, names: dict[str, str], kind: AnswerKind | None, seed: int, bad: BadRows
+) -> list[Problem]:
+    drafts = list(_transcript(file) if file.suffix == ".txt" else _drafts(file, names, seed, bad))
     guessed = kind or _guess([draft for _, draft in drafts if "kind" not in draft])
     problems = []
     for where, draft in drafts:
         try:
             problems.append(_finish(draft, guessed))
         except DataError as fault:
-            raise DataError(f"{where}: {fault}") from None
+            bad(f"{where}: {fault}")
     return problems
 
 
-def _drafts(file: Path, names: dict[str, str], seed: int) -> Iterator[tuple[str, Row]]:
+def _drafts(file: Path, names: dict[str, str], seed: int, bad: BadRows) -> Iterator[tuple[str, Row]]:
     """What each row says; one without "kind" takes that of its file."""
     for where, row in _rows(file):
         reader = next((read for keys, read in FORMATS.values() if keys <= row.keys()), None)
         try:
             known = reader is not None and names["question"] == "question"
-            yield where, reader(row, seed) if known else _plain(row, names)  # type: ignore[misc]
+            draft = reader(row, seed) if known else _plain(row, names)  # type: ignore[misc]
         except DataError as fault:
-            raise DataError(f"{where}: {fault}") from None
+            bad(f"{where}: {fault}")
+            continue
+        yield where, draft
 
 
 def _finish(draft: Row, guessed: AnswerKind) -> Problem:

@@ -55,6 +55,8 @@ class ReasonSettings:
     max_question_words: int = 60
     max_steps: int = 5
     """Auto-CoT: most lines of a demonstration's reasoning (the paper: 7 for last letters)."""
+    max_candidates: int = 64
+    """Auto-CoT: most questions of a cluster that are tried; a model that reasons badly would try them all."""
 
     tool: Tool | None = None
     """Self-ask: what answers a follow-up question (a search, a calculator); None: the model itself."""
@@ -63,7 +65,8 @@ class ReasonSettings:
 
     def __post_init__(self) -> None:
         least = {"shots": 0, "max_tokens": 1, "answer_tokens": 1, "paths": 1, "top_k": 0, "paths_per_request": 0,
-                 "draws": 1, "clusters": 1, "max_question_words": 1, "max_steps": 1, "max_hops": 1}  # fmt: skip
+                 "draws": 1, "clusters": 1, "max_question_words": 1, "max_steps": 1, "max_hops": 1,
+                 "max_candidates": 1}  # fmt: skip
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
