@@ -17,7 +17,9 @@ def tokenizer():
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
     inner.train_from_iterator(TEXT, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
 

@@ -10,7 +10,8 @@ from tutelage.icl.examples import Example
 from tutelage.icl.prompts import MINIMAL, Format, Prompter, with_answer
 
 REVIEW = Format(
-    input="Review: {text}", output="\nSentiment: {answer}", separator="\n\n", channel_input="Sentiment: {answer}\nReview: "
+    input="Review: {text}", output="\nSentiment: {answer}", separator="\n\n",
+    channel_input="Sentiment: {answer}\nReview: ",
 )
 GOOD = Example({"text": "a fine film"}, "a fine film", ("negative", "positive"), 1, "positive")
 BAD = Example({"text": "a dull play"}, "a dull play", ("negative", "positive"), 0, "negative")
@@ -64,20 +65,21 @@ def test_what_cannot_be_said_is_refused():
         Format(output="no answer here")
 
 
-@given(st.lists(st.text(st.characters(codec="ascii", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e"), min_size=1), min_size=1, max_size=5))
+LINES = st.text(st.characters(codec="ascii", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e"), min_size=1)
+
+
+@given(st.lists(LINES, min_size=1, max_size=5))
 def test_inputs_are_read_back_from_demonstrations(texts):
     texts = [t.strip() for t in texts if t.strip() and "\nSentiment" not in t]
     demos = [Example({"text": t}, t, ("a", "b"), 0, "a") for t in texts]
-    assert REVIEW.parse(Prompter(REVIEW).prefix(demos)) == texts
+    assert [found["text"] for found in REVIEW.parse(Prompter(REVIEW).prefix(demos))] == texts
 
 
 def test_several_fields_are_read_back():
-    form = Format(input="{premise}\nQuestion: {hypothesis} true or false?", output="\nAnswer: {answer}", separator="\n\n")
+    asked = "{premise}\nQuestion: {hypothesis} true or false?"
+    form = Format(input=asked, output="\nAnswer: {answer}", separator="\n\n")
     text = "It rains.\nQuestion: It is wet. true or false?\nAnswer: true\n\nhalf of one"
-    (found,) = form.parse(text)
-    again = form.example(found, Example({"premise": "p", "hypothesis": "h"}, "p h", ("true", "false"), 0, "true"))
-    assert again.fields == {"premise": "It rains.", "hypothesis": "It is wet."}
-    assert again.options == ("true", "false") and again.gold == -1
+    assert form.parse(text) == [{"premise": "It rains.", "hypothesis": "It is wet."}]
 
 
 def test_another_answer_moves_the_gold_index():

@@ -20,7 +20,8 @@ from tutelage.icl.scoring import (
 
 LABELS = ("negative", "positive", "so so")
 FORM = Format(
-    input="Review: {text}", output="\nSentiment: {answer}", separator="\n\n", channel_input="Sentiment: {answer}\nReview: "
+    input="Review: {text}", output="\nSentiment: {answer}", separator="\n\n",
+    channel_input="Sentiment: {answer}\nReview: ",
 )
 
 

@@ -8,8 +8,15 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 
 from tutelage.core.errors import TutelageError
 from tutelage.studies.heads import (
-    after_earlier_copies, copying, head_scores, icl_score, prefix_matching, previous_token, repeated_tokens,
-    token_losses, usual_tokens,
+    after_earlier_copies,
+    copying,
+    head_scores,
+    icl_score,
+    prefix_matching,
+    previous_token,
+    repeated_tokens,
+    token_losses,
+    usual_tokens,
 )  # fmt: skip
 from tutelage.studies.induction import RepeatedSequences, coincidence
 
@@ -38,7 +45,7 @@ def test_perfect_induction_scores_1_and_attention_to_the_copy_itself_0():
     # the token after the copy one period back is LENGTH - 1 places back; in the third round also 2 * LENGTH - 1
     assert prefix_matching(attention(LENGTH - 1), PROBE).tolist() == [1.0]
     assert prefix_matching(attention(LENGTH), PROBE).tolist() == [0.0]
-    assert prefix_matching(attention(LENGTH + 1), PROBE).tolist() == [0.0]  # "preceded", as one place of the paper has it
+    assert prefix_matching(attention(LENGTH + 1), PROBE).tolist() == [0.0]  # "preceded", as the paper once has it
     assert previous_token(attention(1)).tolist() == [1.0]
     assert previous_token(attention(2))[0] < 0.1
 

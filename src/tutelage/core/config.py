@@ -48,7 +48,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
-    """Turn `["optimizer.lr=0.1", "model=runs/sft"]` into a nested dict; values are TOML, lists of bare words, or plain strings."""
+    """Turn `["optimizer.lr=0.1", "model=runs/sft"]` into a nested dict; values are TOML, lists of bare words, or plain
+    strings."""
     out: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")

@@ -187,8 +187,7 @@ def demonstrations(bench: Bench, setting: Setting, seed: int) -> list[Set]:
     picked = SELECTORS[name](bench.pool, bench.queries, setting.shots, context, seed)
     chosen = [tuple(demos) for demos in shown(bench.pool, picked)]
     rule = order_rule(setting.order)
-    like = bench.queries[0]
-    tools = OrderTools(seed, 1, 24, bench.engine, form, context.scorer, probe=lambda text: form.example(text, like))
+    tools = OrderTools(seed, 1, 24, bench.engine, form, context.scorer)
     table = {demos: tuple(rule(demos, tools)[0].of(demos)) for demos in dict.fromkeys(chosen)}
     sets = [table[demos] for demos in chosen]
     if condition(setting.condition).per_query:

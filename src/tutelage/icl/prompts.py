@@ -58,29 +58,17 @@ class Format(BaseModel):
         """The input, up to where the answer begins."""
         return fill(self.input, e) + fill(self.head, e)
 
-    def parse(self, text: str) -> list[str]:
-        """Inputs found in generated text that imitates demonstrations; answers are thrown away.
-
-        The value of the input's one column, or, of several columns, the input as it is rendered.
-        """
-        pattern = re.compile(f"(?P<_all>{_regex(self.input)})" + _regex(self.head), re.DOTALL)
+    def parse(self, text: str) -> list[dict[str, str]]:
+        """Fields of the inputs found in generated text that imitates demonstrations; answers are thrown away."""
+        pattern = re.compile(_regex(self.input) + _regex(self.head), re.DOTALL)
         found = []
         for piece in text.split(self.separator):
             match = pattern.match(piece.lstrip("\n"))
             if match:
-                values = match.groupdict()
-                whole = values.pop("_all")
-                if values and all(value.strip() for value in values.values()):
-                    found.append((whole if len(values) > 1 else next(iter(values.values()))).strip())
+                fields = {name: value.strip() for name, value in match.groupdict().items() if value}
+                if fields and all(fields.values()):
+                    found.append(fields)
         return found
-
-    def example(self, text: str, like: Example) -> Example:
-        """A query of an input that `parse` found, with the options of `like`. A text that is none goes whole into the
-        first column."""
-        names = list(dict.fromkeys(_FIELD.findall(self.input)))
-        match = re.fullmatch(_regex(self.input), text, re.DOTALL) if len(names) > 1 else None
-        fields = match.groupdict() if match else {name: text if name == names[0] else "" for name in names}
-        return replace(with_fields(like, fields), gold=-1, answer="", rationale="")
 
 
 MINIMAL = Format()

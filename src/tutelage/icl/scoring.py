@@ -157,3 +157,12 @@ def calibrate(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
     scaled = probs / np.maximum(bias / bias.sum(-1, keepdims=True), 1e-300)
     return scaled / scaled.sum(-1, keepdims=True)
 
+
+def entropy(probs: np.ndarray) -> np.ndarray:
+    """Shannon entropy (nats) over the last axis; 0 log 0 is 0."""
+    return -(probs * np.log(np.where(probs > 0, probs, 1.0))).sum(-1)
+
+
+def mutual_information(probs_QL: np.ndarray) -> float:
+    """I(Y; X) = H(mean_i P(Y|x_i)) - mean_i H(P(Y|x_i)) in nats (Sorensen et al. 2022, section 3), over rows."""
+    return float(entropy(probs_QL.mean(0)) - entropy(probs_QL).mean())

@@ -51,7 +51,7 @@ class GincConfig(StageConfig):
     block_size: int = Field(392, ge=2)
     """Tokens of a training block; the longest prompt must fit."""
     lapse: float = Field(1e-4, ge=0, lt=1)
-    """Chance that a chain jumps anywhere, for the posterior of pretraining: prompts make jumps that no document makes."""
+    """Chance that a chain jumps anywhere, for the posterior of pretraining: prompts jump as no document does."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     save_every: int = Field(250, ge=0)

@@ -3,9 +3,9 @@
 Two of them, because a prompt is no document:
 
 * `pretraining_posterior`: what pretraining teaches if it teaches everything. The prompt is read as a piece of one
-  document of one HMM, running across the delimiters. A prompt's jumps (a delimiter, then the same slot again and a fresh
-  value) may be transitions that the HMM never makes; then Bayes' rule has nothing to say. So each chain is given a small
-  chance `lapse` to jump anywhere, and the posterior rests on the explanations with the fewest jumps.
+  document of one HMM, running across the delimiters. A prompt's jumps (a delimiter, then the same slot again and a
+  fresh value) may be transitions that the HMM never makes; then Bayes' rule has nothing to say. So each chain is given
+  a small chance `lapse` to jump anywhere, and the posterior rests on the explanations with the fewest jumps.
 * `prompt_posterior`: the prompts' own process (one HMM, one starting slot, examples independent of each other), which
   nobody who has only read documents can know. It is the ceiling.
 

@@ -2,8 +2,8 @@
 
 A hidden state is a pair (value v, slot s) and emits table[v, s]; slot 0 emits the delimiter "/". The value chain is the
 same in every HMM, the slot chain is the HMM's own: which HMM it is, is what a prompt's examples tell. Parameters are
-drawn in the order of the authors' generate_data.py from numpy's legacy generator, so seed 1111 is their data set's world;
-documents and prompts have the same distribution but come from streams of our own.
+drawn in the order of the authors' generate_data.py from numpy's legacy generator, so seed 1111 is their data set's
+world; documents and prompts have the same distribution but come from streams of our own.
 
 Axis letters: H HMMs, V values, S slots, P prompts (or documents), T tokens.
 """

@@ -1,7 +1,7 @@
 """What single attention heads do, by the scores of Olsson et al. 2022 ("In-context Learning and Induction Heads").
 
-For any transformers decoder that can return its attention weights. Axis letters: B sequences, T tokens, L layers, H heads,
-Y vocabulary, D width.
+For any transformers decoder that can return its attention weights. Axis letters: B sequences, T tokens, L layers,
+H heads, Y vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def after_earlier_copies(tokens_BT: Tensor) -> Tensor:
 
 
 def prefix_matching(weights_BHTT: Tensor, tokens_BT: Tensor) -> Tensor:
-    """[H] mean attention to the tokens right after earlier copies, over the tokens that have one. NaN where none has."""
+    """[H] mean attention to the tokens right after earlier copies, over the tokens that have one; NaN if none has."""
     mask = after_earlier_copies(tokens_BT)
     found_BHT = (weights_BHTT.float() * mask[:, None]).sum(-1)
     counted = mask.any(-1)
@@ -72,8 +72,8 @@ def previous_token(weights_BHTT: Tensor) -> Tensor:
 def copying(weights_BTT: Tensor, raised_BTY: Tensor, tokens_BT: Tensor) -> Tensor:
     """Scalar in [-1, 1] for one head: 1 if all that it adds to the logits falls on the tokens that it attends to.
 
-    `raised_BTY`: what the head adds to the logits. Minus its mean over the vocabulary, negative parts dropped, as shares:
-    the share of an attended token counts with the attention that it gets; [0, 1] is stretched to [-1, 1]. The first
+    `raised_BTY`: what the head adds to the logits. Minus its mean over the vocabulary, negative parts dropped, as
+    shares: the share of an attended token counts with the attention that it gets; [0, 1] is stretched to [-1, 1]. The first
     position, which can attend to itself only, is left out.
     """
     raised = raised_BTY.float()

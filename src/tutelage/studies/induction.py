@@ -156,7 +156,9 @@ def repeat_losses(losses_BT: Tensor) -> dict[str, float]:
     return {"loss_first": float(losses_BT[:, :LENGTH].mean()), "loss_repeated": float(losses_BT[:, LENGTH:].mean())}
 
 
-def coincidence(steps: Sequence[float], losses: Sequence[float], scores: Sequence[float], window: int) -> dict[str, Any]:
+def coincidence(
+    steps: Sequence[float], losses: Sequence[float], scores: Sequence[float], window: int
+) -> dict[str, Any]:
     """Where the loss falls fastest and the score rises fastest, and whether that is within `window` evaluations.
 
     Both between consecutive evaluations (the middle of the two steps is given); False if the loss never falls or the

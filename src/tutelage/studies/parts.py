@@ -1,4 +1,4 @@
-"""What the studies share: a training inside a study as a run directory of its own, tokenizers of made-up words, figures."""
+"""What the studies share: a training as a run directory of its own, tokenizers of made-up words, figures."""
 
 from __future__ import annotations
 
