@@ -73,8 +73,8 @@ def copying(weights_BTT: Tensor, raised_BTY: Tensor, tokens_BT: Tensor) -> Tenso
     """Scalar in [-1, 1] for one head: 1 if all that it adds to the logits falls on the tokens that it attends to.
 
     `raised_BTY`: what the head adds to the logits. Minus its mean over the vocabulary, negative parts dropped, as
-    shares: the share of an attended token counts with the attention that it gets; [0, 1] is stretched to [-1, 1]. The first
-    position, which can attend to itself only, is left out.
+    shares: the share of an attended token counts with the attention that it gets; [0, 1] is stretched to [-1, 1]. The
+    first position, which can attend to itself only, is left out.
     """
     raised = raised_BTY.float()
     raised = (raised - raised.mean(-1, keepdim=True)).clamp(min=0)
