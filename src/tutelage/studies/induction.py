@@ -58,6 +58,8 @@ class InductionConfig(StageConfig):
     """Its layers. One layer cannot hold an induction head: it takes a head that reads what another has written."""
     heads: int = Field(4, ge=1)
     """Heads a layer."""
+    head_width: int = Field(64, ge=2, multiple_of=2)
+    """Channels of a head. Queries and keys are normed, so a head of few channels cannot attend sharply."""
     attention_only: bool = True
     """The feed-forward layers write nothing (their last matrix is 0 and stays so)."""
     steps: int = Field(2000, ge=1)
@@ -74,8 +76,6 @@ class InductionConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> InductionConfig:
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width={self.width}, heads={self.heads}: expected an even number of channels a head")
         if self.data and not self.model:
             raise ValueError(f"data={self.data!r} without model=: text is for measuring a given model")
         return self
@@ -114,7 +114,7 @@ def build_model(config: InductionConfig, tokenizer: Any) -> Any:
     """A Qwen3 of that shape (a transformers model like any other); attention-only by a frozen zero matrix."""
     model: Any = create_model(
         "laptop-0.3m", tokenizer, CONTEXT, config.seed, hidden_size=config.width, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, num_key_value_heads=config.heads, head_dim=config.width // config.heads,
+        num_attention_heads=config.heads, num_key_value_heads=config.heads, head_dim=config.head_width,
         intermediate_size=8 if config.attention_only else 4 * config.width,
     )  # fmt: skip
     if config.attention_only:
