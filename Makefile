@@ -24,11 +24,12 @@ test: install    ## the tests, in minutes; no data needed
 test-real: install   ## the tests on real data and models (TUTELAGE_DATA names their folder)
 	$(PY) -m pytest -m real
 
-soak: install    ## hours: 20 kills of the demo, and the real-data chains in full; results in runs/soak
+soak: install    ## hours: 20 kills of the demo, the real-data chains in full, the studies; results in runs/soak
 	$(PY) benchmarks/kill_campaign.py --kills 20 --recipe recipes/demo.toml --out runs/soak/kills
 	$(PY) benchmarks/real_text.py --full
 	$(PY) benchmarks/real_reward.py --full --control --speed
 	$(PY) benchmarks/real_rlhf.py --full
+	$(PY) benchmarks/why_it_works.py --out runs/soak/why
 
 lint: install    ## ruff and mypy
 	.venv/bin/ruff check src tests $(wildcard benchmarks)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tutelage.core.errors import ConfigError
-from tutelage.studies.ginc_bayes import bayes_answers, labels, pretraining_posterior, prompt_posterior, with_lapse
+from tutelage.studies.ginc_bayes import (
+    bayes_answers, ideal_loss, labels, pretraining_posterior, prompt_posterior, with_lapse,
+)  # fmt: skip
 from tutelage.studies.ginc_world import Prompts, World, make_world, sample_documents, sample_prompts, words_of
 
 
@@ -142,6 +144,16 @@ def test_long_prompts_do_not_underflow_and_more_examples_tell_more():
     assert truth[:, 2].mean() > 0.9 > truth[:, 0].mean()
     answers = bayes_answers(world, prompts, counts, 1e-4, chunk=7)
     assert (answers["pretraining"] == probabilities.argmax(-1)).all() and (answers["prompt"] == nexts.argmax(-1)).all()
+
+
+def test_not_knowing_the_hmm_costs_documents_at_most_its_logarithm():
+    world = make_world(50).only(range(3))
+    tokens, which = sample_documents(world, 12, 60, 4)
+    known = [ideal_loss(world.only([h]), tokens[[i]]) for i, h in enumerate(which)]
+    mixed = ideal_loss(world, tokens)
+    assert np.mean(known) - 0.02 < mixed <= np.mean(known) + np.log(3) / 59
+    tokens[0, 5] = tokens[0, 5] % 49 + 1
+    assert ideal_loss(world, tokens) == np.inf  # what no HMM can say
 
 
 def test_what_no_hmm_can_have_produced_has_probability_0(tiny):

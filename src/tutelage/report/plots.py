@@ -139,15 +139,15 @@ def draw(panels: list[Panel], columns: int = 3) -> str:
 def fill(axes: Any, item: Panel) -> None:
     """Draw one panel; a long curve is drawn faintly with its trailing mean over it."""
     scatter = item.x_label == "sqrt(KL)"
-    for label, x, y in item.lines:
+    for number, (label, x, y) in enumerate(item.lines):
         style = "." if scatter or len(x) == 1 else "-"
         if len(x) > 60 and not scatter:
             line = axes.plot(x, y, style, alpha=0.3)[0]
             axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
         else:
-            axes.plot(x, y, style, alpha=0.9, label=plain(label))
-    for (_, x, _), line, (low, high) in zip(item.lines, list(axes.lines), item.bands):
-        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+            line = axes.plot(x, y, style, alpha=0.9, label=plain(label))[0]
+        if item.bands:
+            axes.fill_between(x, *item.bands[number], color=line.get_color(), alpha=0.15, linewidth=0)
     if item.x_scale == "doubling":
         axes.set_xscale("symlog", base=2, linthresh=1)
     axes.set(title=plain(item.title), xlabel=item.x_label, ylabel=item.y_label)

@@ -20,10 +20,11 @@ from tutelage.core.runtime import stream_seed
 from tutelage.core.stats import wilson
 from tutelage.model.hub import load_model
 from tutelage.report.plots import Panel
-from tutelage.studies.ginc_bayes import bayes_answers, labels
+from tutelage.studies.ginc_bayes import bayes_answers, ideal_loss, labels
 from tutelage.studies.ginc_train import model_answers, pretrain
 from tutelage.studies.ginc_world import Ints, Prompts, World, make_world, sample_prompts
 from tutelage.studies.parts import part, save_figure
+from tutelage.text.shards import TokenShards
 from tutelage.train.optim import OptimConfig
 
 
@@ -44,7 +45,7 @@ class GincConfig(StageConfig):
     """Preset of the transformer that is trained from scratch."""
     steps: int = Field(1500, ge=1)
     """Optimiser steps of the mixture's model."""
-    ablation_steps: int = Field(750, ge=0)
+    ablation_steps: int = Field(1500, ge=0)
     """Optimiser steps of the model that knows one HMM only; 0 leaves the ablation out."""
     batch_size: int = Field(8, ge=1)
     """Blocks per step."""
@@ -95,8 +96,11 @@ def _train(config: GincConfig, run: RunDir, name: str, world: World, steps: int)
     chosen = {key: getattr(config, key) for key in keys}
     identity = {**chosen, "steps": steps, "optimizer": config.optimizer.model_dump(mode="json"),
                 "world": [config.vocabulary, config.world_seed, config.self_value, world.hmms]}  # fmt: skip
-    return part(run, name, identity, lambda inner: pretrain(world, inner, steps=steps, optimizer=config.optimizer,
+    made = part(run, name, identity, lambda inner: pretrain(world, inner, steps=steps, optimizer=config.optimizer,
                                                             **chosen))  # fmt: skip
+    held = TokenShards(run.path / name / "validation")
+    blocks = held.read(0, held.tokens).reshape(-1, config.block_size)
+    return {**made, "ideal_val_loss": ideal_loss(world, blocks[: 24_000 // config.block_size])}  # what text_loss reads
 
 
 Table = dict[str, list[dict[str, float]]]

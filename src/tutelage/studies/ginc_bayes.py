@@ -93,6 +93,15 @@ def pretraining_posterior(
     return np.stack(predictions, 1)[:, order], np.stack(posteriors, 1)[:, order]
 
 
+def ideal_loss(world: World, tokens: Ints) -> float:
+    """Nats a token that the posterior spends on pieces [P, T] of documents, the first token of each not counted: below
+    it no model can stay that starts in the middle of a document."""
+    positions = list(range(tokens.shape[1] - 1))
+    probabilities, _ = pretraining_posterior(world, tokens, positions)
+    said = np.take_along_axis(probabilities, tokens[:, 1:, None], axis=2)
+    return float(-np.log(said).mean())
+
+
 def _example_logs(world: World, examples: Ints) -> Floats:
     """log P(example | HMM, starting slot) [P, H, S] of examples [P, k]: uniform value, that slot, k - 1 transitions.
 
