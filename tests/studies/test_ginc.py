@@ -8,7 +8,12 @@ import pytest
 
 from tutelage.core.errors import ConfigError
 from tutelage.studies.ginc_bayes import (
-    bayes_answers, ideal_loss, labels, pretraining_posterior, prompt_posterior, with_lapse,
+    bayes_answers,
+    ideal_loss,
+    labels,
+    pretraining_posterior,
+    prompt_posterior,
+    with_lapse,
 )  # fmt: skip
 from tutelage.studies.ginc_world import Prompts, World, make_world, sample_documents, sample_prompts, words_of
 
