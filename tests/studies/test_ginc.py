@@ -156,7 +156,8 @@ def test_not_knowing_the_hmm_costs_documents_at_most_its_logarithm():
     tokens, which = sample_documents(world, 12, 60, 4)
     known = [ideal_loss(world.only([h]), tokens[[i]]) for i, h in enumerate(which)]
     mixed = ideal_loss(world, tokens)
-    assert np.mean(known) - 0.02 < mixed <= np.mean(known) + np.log(3) / 59
+    # the bound is reached where the text rules the other two out, up to rounding
+    assert np.mean(known) - 0.02 < mixed <= np.mean(known) + np.log(3) / 59 + 1e-9
     tokens[0, 5] = tokens[0, 5] % 49 + 1
     assert ideal_loss(world, tokens) == np.inf  # what no HMM can say
 
