@@ -72,6 +72,7 @@ def test_copying_is_1_for_the_attended_token_alone_and_minus_1_for_any_other():
     raised = torch.nn.functional.one_hot(attended, 40).float()
     assert float(copying(weights, 3.0 * raised, PROBE)) == pytest.approx(1.0)
     assert float(copying(weights, -raised, PROBE)) == pytest.approx(-1.0)
+    assert copied(weights, raised, PROBE) == 1 and copied(weights, -raised, PROBE) == 0
     half = raised + torch.nn.functional.one_hot((attended + 1) % 40, 40)  # another token is raised as much
     assert float(copying(weights, half, PROBE)) == pytest.approx(0.0)
     assert float(copying(weights, half + 7.0, PROBE)) == pytest.approx(0.0)  # a constant says nothing
@@ -132,8 +133,10 @@ def test_a_head_made_to_copy_scores_1_and_made_to_suppress_minus_1(family):
     scores = head_scores(model, probe)
     assert float(scores.copying[0, 0]) == pytest.approx(0.0, abs=0.05)  # half to each of two, each half attended
     assert float(scores.copying[0, 1]) == pytest.approx(-1.0, abs=0.05)
+    assert float(scores.copied[0, 1]) == 0
     same = torch.tensor([[3, 3, 3, 3], [9, 9, 9, 9]])
     assert float(head_scores(model, same).copying[0, 0]) == pytest.approx(1.0, abs=0.01)  # all attention to one token
+    assert float(head_scores(model, same).copied[0, 0]) == 1
 
 
 def test_a_model_without_a_known_projection_says_so_and_is_scored_without_copying():

@@ -32,14 +32,16 @@ class HeadScores:
     previous: Tensor
     """Attention from a token to the one before it, in [0, 1]."""
     copying: Tensor
-    """How much a head raises the token that it attends to, in [-1, 1]."""
+    """How much of what a head raises is the token that it attends to, in [-1, 1] (2 / Y - 1 by chance)."""
+    copied: Tensor
+    """How often the token that it raises most is the one that it attends to most, in [0, 1] (1 / Y by chance)."""
 
     def rows(self) -> list[dict[str, float]]:
         """One row a head, the best prefix matcher first."""
         layers, heads = self.prefix.shape
         made = [
             {"layer": layer, "head": head, **{key: round(float(getattr(self, key)[layer, head]), 4) for key in
-             ("prefix", "previous", "copying")}}
+             ("prefix", "previous", "copying", "copied")}}
             for layer in range(layers) for head in range(heads)
         ]  # fmt: skip
         return sorted(made, key=lambda row: -row["prefix"])
@@ -83,6 +85,13 @@ def copying(weights_BTT: Tensor, raised_BTY: Tensor, tokens_BT: Tensor) -> Tenso
     return 2 * (weights_BTT.float() * own_BTT).sum(-1)[:, 1:].mean() - 1
 
 
+def copied(weights_BTT: Tensor, raised_BTY: Tensor, tokens_BT: Tensor) -> Tensor:
+    """Scalar in [0, 1] for one head: how often the most raised token is the most attended one; the first position is
+    left out. Unlike `copying` it does not sink with the size of the vocabulary over which small rises add up."""
+    attended = tokens_BT.gather(1, weights_BTT.argmax(-1))
+    return (raised_BTY.argmax(-1) == attended)[:, 1:].float().mean()
+
+
 def output_projections(model: nn.Module) -> list[nn.Module]:
     """The attention layers' output projections, in order. TutelageError when the family calls them otherwise."""
     found = [
@@ -115,8 +124,8 @@ def head_scores(model: Any, tokens_BT: Tensor, copies: bool = True) -> HeadScore
     """All heads' scores on token sequences such as `repeated_tokens` makes.
 
     The copying score follows a head's output through the output projection, the final norm (whose scale is common to
-    all tokens and does not matter) and the unembedding, past the layers above. `copies=False` leaves it NaN and saves
-    time. TutelageError when the model gives no attention weights.
+    all tokens and does not matter) and the unembedding, past the layers above. `copies=False` leaves `copying` and `copied` NaN
+    and saves time. TutelageError when the model gives no attention weights.
     """
     inputs: list[Tensor] = []
     projections = output_projections(model) if copies else []
@@ -129,30 +138,32 @@ def head_scores(model: Any, tokens_BT: Tensor, copies: bool = True) -> HeadScore
         maps = model(input_ids=tokens_BT, output_attentions=True, use_cache=False).attentions
     if not maps or any(m is None for m in maps) or len({m.shape[1] for m in maps}) > 1:
         raise TutelageError(f"{type(model).__name__}: it returns no attention weights of equal heads in every layer")
-    made = torch.full((len(maps), maps[0].shape[1]), torch.nan)
+    made = torch.full((len(maps), maps[0].shape[1], 2), torch.nan)
     if copies and len(inputs) == len(maps):
         for layer, (weights, module, mixed) in enumerate(zip(maps, projections, inputs)):
             made[layer] = _layer_copying(model, module, weights, mixed, tokens_BT)
     return HeadScores(
-        torch.stack([prefix_matching(m, tokens_BT) for m in maps]), torch.stack([previous_token(m) for m in maps]), made
-    )
+        torch.stack([prefix_matching(m, tokens_BT) for m in maps]), torch.stack([previous_token(m) for m in maps]),
+        made[..., 0], made[..., 1],
+    )  # fmt: skip
 
 
 def _layer_copying(model: Any, module: nn.Module, weights: Tensor, mixed: Tensor, tokens: Tensor) -> Tensor:
-    """[H]: copying of each head of one layer; `mixed` [B, T, H * d] is what its output projection was given."""
+    """[H, 2]: copying and copied of each head of one layer; `mixed` [B, T, H * d] is what its output projection was given."""
     heads, unembed, norm = weights.shape[1], model.get_output_embeddings(), _final_norm(model)
     mixed = mixed.view(*mixed.shape[:2], heads, -1)
     out = []
     for head in range(heads):
         alone = torch.zeros_like(mixed)
         alone[:, :, head] = mixed[:, :, head]
-        total = 0.0
+        found = []
         for b in range(len(tokens)):  # one sequence at a time: [T, Y] of a real vocabulary is large enough
             written = _linear(module, alone[b : b + 1].flatten(2))
             raised = _linear(unembed, _linear(norm, written))
-            total += float(copying(weights[b : b + 1, head], raised, tokens[b : b + 1]))
-        out.append(total / len(tokens))
-    return torch.tensor(out)
+            given = weights[b : b + 1, head], raised, tokens[b : b + 1]
+            found.append(torch.stack([copying(*given), copied(*given)]))
+        out.append(torch.stack(found).mean(0))
+    return torch.stack(out)
 
 
 def repeated_tokens(
