@@ -2,8 +2,8 @@
 
 GINC's bars: with 64 examples the transformer is right more often than with none (disjoint 95% intervals), and the one
 whose pretraining knew a single HMM is not. Induction's: the best head's prefix-matching score above 0.8, and the loss
-falls fastest where the score rises fastest (within two evaluations). Results: results/ginc.json and
-results/induction.json; what finished in --out is not run again.
+falls fastest where the score rises fastest (within two evaluations). Results in results/ginc.json and induction.json;
+what finished in --out is not run again.
 
     python benchmarks/why_it_works.py [--quick] [--only ginc|induction] [--out runs/why]
 """
@@ -34,8 +34,8 @@ def study(name: str, out: Path, seed: int, quick: bool) -> dict[str, Any]:
 
     given = {**(QUICK[name] if quick else {}), "seed": seed, "out": str(out)}
     path, _ = launch(name, given)
-    seconds = (read_manifest(path) or {})["seconds"]
-    row = {"name": name, "command": f"tutelage study {name} seed={seed}", "seconds": seconds,
+    row = {"name": name, "command": f"tutelage study {name} seed={seed}",
+           "seconds": (read_manifest(path) or {})["seconds"],
            "config": config_class(name).model_validate({**given, "out": None}).model_dump(mode="json"),
            **read_summary(path), "machine": common.machine()}  # fmt: skip
     met = [v for k, v in row.items() if k.startswith(("rises_", "one_hmm_flat_"))]

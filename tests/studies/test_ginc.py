@@ -8,10 +8,11 @@ import pytest
 
 from tutelage.core.errors import ConfigError
 from tutelage.studies.ginc_bayes import (
-    bayes_answers,
     ideal_loss,
     labels,
+    pretraining_answers,
     pretraining_posterior,
+    prompt_answers,
     prompt_posterior,
     with_lapse,
 )  # fmt: skip
@@ -143,12 +144,14 @@ def test_long_prompts_do_not_underflow_and_more_examples_tell_more():
     probabilities, hmms = pretraining_posterior(world, prompts.tokens, [prompts.query(n) for n in counts], 1e-4)
     np.testing.assert_allclose(probabilities.sum(-1), 1)
     assert np.isfinite(hmms).all()
-    nexts, _, posterior = prompt_posterior(world, prompts, counts)
+    nexts, votes, posterior = prompt_posterior(world, prompts, counts)
     np.testing.assert_allclose(nexts.sum(-1), 1)
     truth = posterior[np.arange(30), :, prompts.hmm, prompts.slot]  # [P, counts]
     assert truth[:, 2].mean() > 0.9 > truth[:, 0].mean()
-    answers = bayes_answers(world, prompts, counts, 1e-4, chunk=7)
-    assert (answers["pretraining"] == probabilities.argmax(-1)).all() and (answers["prompt"] == nexts.argmax(-1)).all()
+    positions = [prompts.query(n) for n in counts]
+    assert (pretraining_answers(world, prompts.tokens, positions, 1e-4, chunk=7) == probabilities.argmax(-1)).all()
+    tokens, best = prompt_answers(world, prompts, counts, chunk=7)
+    assert (tokens == nexts.argmax(-1)).all() and (best == votes.argmax(-1)).all()
 
 
 def test_not_knowing_the_hmm_costs_documents_at_most_its_logarithm():
@@ -156,7 +159,6 @@ def test_not_knowing_the_hmm_costs_documents_at_most_its_logarithm():
     tokens, which = sample_documents(world, 12, 60, 4)
     known = [ideal_loss(world.only([h]), tokens[[i]]) for i, h in enumerate(which)]
     mixed = ideal_loss(world, tokens)
-    # the bound is reached where the text rules the other two out, up to rounding
     assert np.mean(known) - 0.02 < mixed <= np.mean(known) + np.log(3) / 59 + 1e-9
     tokens[0, 5] = tokens[0, 5] % 49 + 1
     assert ideal_loss(world, tokens) == np.inf  # what no HMM can say
@@ -166,6 +168,7 @@ def test_what_no_hmm_can_have_produced_has_probability_0(tiny):
     world = World(4, tiny.table, tiny.values, np.stack([np.eye(3)] * 2), tiny.starts)  # slots never change
     probabilities, _ = pretraining_posterior(world, np.array([[1, 3]]), [1])
     assert (probabilities == 0).all()
+    assert pretraining_answers(world, np.array([[1, 3]]), [1], 0.0).tolist() == [[-1]]
     probabilities, _ = pretraining_posterior(world, np.array([[1, 3]]), [1], lapse=1e-9)
     np.testing.assert_allclose(probabilities.sum(), 1)
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 from tutelage.core.errors import TutelageError
 from tutelage.studies.heads import (
     after_earlier_copies,
+    copied,
     copying,
     head_scores,
     icl_score,

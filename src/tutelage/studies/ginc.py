@@ -9,7 +9,7 @@ so more examples do not help.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from tutelage.core.runtime import stream_seed
 from tutelage.core.stats import wilson
 from tutelage.model.hub import load_model
 from tutelage.report.plots import Panel
-from tutelage.studies.ginc_bayes import bayes_answers, ideal_loss, labels
+from tutelage.studies.ginc_bayes import ideal_loss, labels, pretraining_answers, prompt_answers
 from tutelage.studies.ginc_train import model_answers, pretrain
 from tutelage.studies.ginc_world import Ints, Prompts, World, make_world, sample_prompts
 from tutelage.studies.parts import part, save_figure
@@ -51,8 +51,8 @@ class GincConfig(StageConfig):
     """Blocks per step."""
     block_size: int = Field(392, ge=2)
     """Tokens of a training block; the longest prompt must fit."""
-    lapse: float = Field(1e-4, ge=0, lt=1)
-    """Chance that a chain jumps anywhere, for the posterior of pretraining: prompts jump as no document does."""
+    lapses: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1e-4, 1e-2, 1e-1)
+    """Chances that a chain jumps anywhere, for the posterior of pretraining: prompts jump as no document does."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     save_every: int = Field(250, ge=0)
@@ -117,16 +117,28 @@ def _accuracies(config: GincConfig, run: RunDir, world: World, length: int, mode
     for name in models:
         net, _ = load_model(run.path / ("mixture" if name == "model" else name))
         answers[name] = model_answers(net, prompts, counts, f"{run.path.name} {name} k={length}")
-    ideal = bayes_answers(world, prompts, counts, config.lapse, f"{run.path.name} posterior k={length}")
-    answers.update({f"bayes_{key}": value for key, value in ideal.items()})
-    if "one_hmm" in models:
-        alone = world.only([0])
-        some = Prompts(prompts.tokens, length, np.zeros_like(prompts.hmm), prompts.slot)
-        one = bayes_answers(alone, some, counts, config.lapse, f"{run.path.name} one HMM's posterior k={length}")
-        answers["bayes_one_hmm"] = one["pretraining"]
+    answers.update(_ideal(config, run, world, prompts, "one_hmm" in models))
     table = {name: [_row(n, given[:, i] == truth[:, i]) for i, n in enumerate(counts)] for name, given in
              answers.items()}  # fmt: skip
-    return {**table, **_baselines(world, truth, counts)}
+    possible = [_row(n, answers["bayes_no_lapse"][:, i] >= 0) for i, n in enumerate(counts)]
+    return {**table, "possible": possible, **_baselines(world, truth, counts)}
+
+
+def _ideal(config: GincConfig, run: RunDir, world: World, prompts: Prompts, ablation: bool) -> dict[str, Ints]:
+    """The exact posteriors' answers [P, counts]; without a lapse, -1 for what no document can hold."""
+    counts = list(config.examples)
+    positions = [prompts.query(n) for n in counts]
+    words = f"{run.path.name} posterior k={prompts.length}"
+    out = {}
+    for lapse in (0.0, *config.lapses):
+        key = f"bayes_pretraining_{lapse:g}" if lapse else "bayes_no_lapse"
+        out[key] = pretraining_answers(world, prompts.tokens, positions, lapse, f"{words} lapse={lapse:g}")
+        if lapse and ablation:
+            alone = world.only([0])
+            name = f"{words} one HMM lapse={lapse:g}"
+            out[f"bayes_one_hmm_{lapse:g}"] = pretraining_answers(alone, prompts.tokens, positions, lapse, name)
+    out["bayes_prompt"], out["bayes_label"] = prompt_answers(world, prompts, counts, f"{words} prompts")
+    return out
 
 
 def _row(examples: int, right: Any) -> dict[str, float]:
@@ -150,9 +162,7 @@ def _verdict(config: GincConfig, tables: Mapping[int, Table]) -> dict[str, Any]:
     first, last = (config.examples.index(pick(config.examples)) for pick in (min, max))
     out: dict[str, Any] = {}
     for k, table in tables.items():
-        for name in ("model", "bayes_pretraining", "one_hmm"):
-            if name not in table:
-                continue
+        for name in [name for name in ("model", "one_hmm") if name in table]:
             few, many = table[name][first], table[name][last]
             out[f"{name}_k{k}_few"], out[f"{name}_k{k}_many"] = few["accuracy"], many["accuracy"]
             if name == "one_hmm":
@@ -165,16 +175,17 @@ def _verdict(config: GincConfig, tables: Mapping[int, Table]) -> dict[str, Any]:
 NAMES = {
     "model": "transformer",
     "one_hmm": "transformer, one HMM in pretraining",
-    "bayes_pretraining": "posterior of pretraining",
     "bayes_label": "posterior of the prompts",
     "random": "random word",
 }
-"""What the figure shows, and its words for it."""
+"""What the figure shows beside the posteriors of pretraining, and its words for it."""
 
 
 def _panel(length: int, table: Table, counts: tuple[int, ...]) -> Panel:
     x = [float(n) for n in counts]
-    shown = {words: table[name] for name, words in NAMES.items() if name in table}
+    names = {**NAMES, **{name: f"posterior of pretraining, lapse {name.rpartition('_')[2]}" for name in table
+                         if name.startswith("bayes_pretraining")}}  # fmt: skip
+    shown = {words: table[name] for name, words in names.items() if name in table}
     lines = [(words, x, [row["accuracy"] for row in rows]) for words, rows in shown.items()]
     bands = [([row["low"] for row in rows], [row["high"] for row in rows]) for rows in shown.values()]
     return Panel(f"GINC, examples of {length} tokens", "examples in the prompt", "accuracy", lines, bands, "doubling")

@@ -160,20 +160,31 @@ def prompt_posterior(world: World, prompts: Prompts, counts: Sequence[int]) -> t
     return np.stack(nexts_of, 1), np.stack(votes_of, 1), np.stack(posteriors, 1)
 
 
-def bayes_answers(
-    world: World, prompts: Prompts, counts: Sequence[int], lapse: float, name: str = "posterior", chunk: int = 100
-) -> dict[str, Ints]:
-    """[P, counts] answers of the ideal predictors, `chunk` prompts at a time: "pretraining" and "prompt" say the most
-    likely next token, "label" the most likely label."""
-    found: dict[str, list[Ints]] = {"pretraining": [], "prompt": [], "label": []}
-    positions = [prompts.query(n) for n in counts]
+def pretraining_answers(
+    world: World, tokens: Ints, positions: Sequence[int], lapse: float, name: str = "posterior", chunk: int = 100
+) -> Ints:
+    """[P, positions] the likeliest next token by `pretraining_posterior`, `chunk` prompts at a time; -1 where no HMM
+    can have produced the tokens (lapse 0)."""
+    found = []
+    with Progress(name, "prompts", len(tokens)) as progress:
+        for at in range(0, len(tokens), chunk):
+            likely, _ = pretraining_posterior(world, tokens[at : at + chunk], positions, lapse)
+            found.append(np.where(likely.sum(-1) > 0, likely.argmax(-1), -1))
+            progress.add(len(likely))
+    return np.concatenate(found)
+
+
+def prompt_answers(
+    world: World, prompts: Prompts, counts: Sequence[int], name: str = "posterior", chunk: int = 100
+) -> tuple[Ints, Ints]:
+    """[P, counts] the likeliest next token, and the likeliest label, by `prompt_posterior`."""
+    tokens, best = [], []
     with Progress(name, "prompts", len(prompts.tokens)) as progress:
         for at in range(0, len(prompts.tokens), chunk):
             part = slice(at, at + chunk)
             some = Prompts(prompts.tokens[part], prompts.length, prompts.hmm[part], prompts.slot[part])
-            found["pretraining"].append(pretraining_posterior(world, some.tokens, positions, lapse)[0].argmax(-1))
             nexts, votes, _ = prompt_posterior(world, some, counts)
-            found["prompt"].append(nexts.argmax(-1))
-            found["label"].append(votes.argmax(-1))
-            progress.add(len(some.tokens))
-    return {key: np.concatenate(parts) for key, parts in found.items()}
+            tokens.append(nexts.argmax(-1))
+            best.append(votes.argmax(-1))
+            progress.add(len(nexts))
+    return np.concatenate(tokens), np.concatenate(best)

@@ -124,8 +124,8 @@ def head_scores(model: Any, tokens_BT: Tensor, copies: bool = True) -> HeadScore
     """All heads' scores on token sequences such as `repeated_tokens` makes.
 
     The copying score follows a head's output through the output projection, the final norm (whose scale is common to
-    all tokens and does not matter) and the unembedding, past the layers above. `copies=False` leaves `copying` and `copied` NaN
-    and saves time. TutelageError when the model gives no attention weights.
+    all tokens and does not matter) and the unembedding, past the layers above. `copies=False` leaves `copying` and
+    `copied` NaN and saves time. TutelageError when the model gives no attention weights.
     """
     inputs: list[Tensor] = []
     projections = output_projections(model) if copies else []
@@ -149,7 +149,7 @@ def head_scores(model: Any, tokens_BT: Tensor, copies: bool = True) -> HeadScore
 
 
 def _layer_copying(model: Any, module: nn.Module, weights: Tensor, mixed: Tensor, tokens: Tensor) -> Tensor:
-    """[H, 2]: copying and copied of each head of one layer; `mixed` [B, T, H * d] is what its output projection was given."""
+    """[H, 2]: copying and copied of each head of one layer; `mixed` [B, T, H * d]: its output projection's input."""
     heads, unembed, norm = weights.shape[1], model.get_output_embeddings(), _final_norm(model)
     mixed = mixed.view(*mixed.shape[:2], heads, -1)
     out = []
