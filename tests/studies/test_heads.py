@@ -88,7 +88,7 @@ def test_every_family_gives_the_scores_of_its_attention(family):
     assert scores.prefix.shape == scores.copying.shape == (2, 4)
     assert scores.copying.isfinite().all() and (scores.copying.abs() <= 1).all()
     model.set_attn_implementation("eager")
-    maps = model(input_ids=PROBE, output_attentions=True).attentions
+    maps = [m.detach() for m in model(input_ids=PROBE, output_attentions=True).attentions]
     for layer, weights in enumerate(maps):
         for head in range(4):
             found = [
