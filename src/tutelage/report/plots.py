@@ -150,6 +150,7 @@ def fill(axes: Any, item: Panel) -> None:
             axes.fill_between(x, *item.bands[number], color=line.get_color(), alpha=0.15, linewidth=0)
     if item.x_scale == "doubling":
         axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set(title=plain(item.title), xlabel=item.x_label, ylabel=item.y_label)
     axes.title.set_fontsize(10)
     axes.grid(alpha=0.25)
