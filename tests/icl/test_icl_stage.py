@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from tutelage.core.errors import ConfigError
 from tutelage.icl.evaluate import Bench, Setting, evaluate, macro_f1, statistics
@@ -67,10 +68,12 @@ def test_what_is_done_is_not_done_again(made, tmp_path, monkeypatch):
     words = dict(task=task, model=model, shots=2, seeds=3, out=str(tmp_path / "out"))
     plain = stage._pass
 
-    def breaks(config, engine, task, cells, seed):
+    def breaks(config, task, bench, cells, seed):
         if seed == 1:
+            with (tmp_path / "out" / "predictions.jsonl").open("a") as file:  # what a kill leaves
+                file.write('{"task": "half a li')
             raise RuntimeError("killed")
-        return plain(config, engine, task, cells, seed)
+        return plain(config, task, bench, cells, seed)
 
     monkeypatch.setattr(stage, "_pass", breaks)
     with pytest.raises(RuntimeError):
@@ -80,6 +83,7 @@ def test_what_is_done_is_not_done_again(made, tmp_path, monkeypatch):
     path = run("icl", **words)
     assert asked == [1, 2] and [r["seed"] for r in rows(path)] == [0, 1, 2]
     whole = run("icl", **{**words, "out": str(tmp_path / "whole")})
+    assert (path / "predictions.jsonl").read_text() == (whole / "predictions.jsonl").read_text()
     for a, b in zip(rows(path), rows(whole), strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
@@ -93,6 +97,7 @@ def test_what_is_done_is_not_done_again(made, tmp_path, monkeypatch):
         ({"condition": "golden"}, "condition='golden'"),
         ({"calibrate": "contextual", "score": "channel"}, "score=channel has not"),
         ({"norm": "pmi", "score": "perplexity"}, "norm=pmi is for score=direct"),
+        ({"norm": "byte", "score": "perplexity"}, "mean over tokens already"),
         ({"method": "votes"}, "method='votes'; one of score, zero_shot"),
         ({"condition": "ood_inputs"}, "corpus=FILE"),
         ({"score": "channel", "chat": True}, "no chat form"),
@@ -124,6 +129,8 @@ def test_calibration_and_norms_of_a_cell_equal_a_plain_computation(engine, logpr
 
 
 def test_statistics_by_hand():
+    gold, said = np.random.default_rng(0).integers(0, 4, (2, 50))
+    assert macro_f1(said, gold) == pytest.approx(f1_score(gold, said, average="macro"))
     assert macro_f1([0, 0, 1, 1], [0, 1, 1, 1]) == pytest.approx((2 / 3 + 4 / 5) / 2)
     found = statistics([0, 1, 1], [[0.8, 0.2], [0.4, 0.6], [0.1, 0.9]], [0, 1, 0])
     assert found["accuracy"] == pytest.approx(2 / 3)

@@ -54,7 +54,9 @@ def test_the_code_of_the_page_runs(block, tmp_path, monkeypatch, capsys):
 
 
 def test_the_prompts_of_the_page_load():
-    for block in blocks("toml"):
+    found = blocks("toml")
+    assert found
+    for block in found:
         MetaPrompts.model_validate(tomllib.loads(block))
 
 

@@ -10,7 +10,7 @@ from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.local import LocalEngine
 from tutelage.engine.remote import RemoteEngine
 from tutelage.icl.selection import SELECTORS, SelectionContext, demonstrations
-from tutelage.icl.selection.embed import DenseRows, hidden_states, similarity
+from tutelage.icl.selection.embed import hidden_states, similarity
 
 POOL = [review(text, i % 2) for i, text in enumerate(sentences(40, seed=5))]
 QUERIES = [review(text, i % 2) for i, text in enumerate(sentences(52, seed=6)[:9])]
@@ -150,8 +150,8 @@ def test_similarities_are_numpys():
     a, b = rng.normal(size=(5, 7)), rng.normal(size=(6, 7))
     b[2] = 0
     distance = np.linalg.norm(a[:, None] - b[None], axis=-1)
-    np.testing.assert_allclose(similarity(DenseRows(a), DenseRows(b), "euclidean"), -distance, atol=1e-7)
-    cosine = similarity(DenseRows(a), DenseRows(b), "cosine")
+    np.testing.assert_allclose(similarity(a, b, "euclidean"), -distance, atol=1e-7)
+    cosine = similarity(a, b, "cosine")
     assert cosine[0, 0] == pytest.approx(a[0] @ b[0] / np.linalg.norm(a[0]) / np.linalg.norm(b[0]))
     assert (cosine[:, 2] == 0).all()
 

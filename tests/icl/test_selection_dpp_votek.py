@@ -14,8 +14,8 @@ from tutelage.engine.local import LocalEngine
 from tutelage.icl.prompts import Prompter
 from tutelage.icl.selection import SELECTORS, SelectionContext
 from tutelage.icl.selection.dpp import greedy_map, relevance_of
-from tutelage.icl.selection.embed import DenseRows, similarity
-from tutelage.icl.selection.lexical import TfIdf
+from tutelage.icl.selection.embed import similarity
+from tutelage.icl.selection.lexical import tfidf
 from tutelage.icl.selection.votek import VoteKOptions, Votes, _fitting, annotate, buckets, confidences, nearest_of
 
 
@@ -36,7 +36,7 @@ def brute_greedy(kernel, size):
 @given(st.integers(0, 10_000), st.integers(2, 14), st.sampled_from([0.02, 0.1, 1.0]))
 def test_the_greedy_choice_is_brute_forces(seed, count, weight):
     rng = np.random.default_rng(seed)
-    rows, query = DenseRows(rng.normal(size=(count, 16))), DenseRows(rng.normal(size=(1, 16)))
+    rows, query = rng.normal(size=(count, 16)), rng.normal(size=(1, 16))
     relevance = relevance_of(similarity(query, rows, "cosine")[0], weight)
     cosine = (similarity(rows, rows, "cosine") + 1) / 2
     size = min(count, 6)
@@ -72,8 +72,8 @@ def test_dpp_with_as_many_candidates_as_shots_is_knn():
 def test_the_chosen_come_by_falling_relevance():
     pool = [review(t) for t in sentences(60, seed=3)]
     queries = [review(t + " query") for t in sentences(5, seed=4)]
-    model = TfIdf.fit([e.text for e in pool])
-    cosines = model.rows([e.text for e in queries]).dot(model.rows([e.text for e in pool]))
+    model = tfidf([e.text for e in pool])
+    cosines = similarity(*(model.transform([e.text for e in part]) for part in (queries, pool)), "cosine")
     for q, chosen in enumerate(SELECTORS["dpp"](pool, queries, 8, SelectionContext(), 0)):
         assert (np.diff(cosines[q, chosen]) <= 1e-12).all() and len(set(chosen)) == 8
 
@@ -104,7 +104,7 @@ def loop_votes(cosines, neighbours, picks, groups=None):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(3, 18), st.integers(1, 6))
 def test_votes_are_the_loops(seed, count, neighbours):
-    rows = DenseRows(np.random.default_rng(seed).normal(size=(count, 4)))
+    rows = np.random.default_rng(seed).normal(size=(count, 4))
     cosines = similarity(rows, rows, "cosine")
     votes = Votes(nearest_of(rows, neighbours, block=5))
     assert [votes.pick() for _ in range(count)] == loop_votes(cosines, neighbours, count)
@@ -112,7 +112,7 @@ def test_votes_are_the_loops(seed, count, neighbours):
 
 def test_both_stages_are_the_loops():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(60, seed=8))]
-    rows = TfIdf.fit([e.text for e in pool]).rows([e.text for e in pool])
+    rows = tfidf([e.text for e in pool]).transform([e.text for e in pool])
     cosines = similarity(rows, rows, "cosine")
     engine, form = FakeEngine(), REVIEWS
     options = VoteKOptions(budget=20, neighbours=7)
@@ -190,7 +190,7 @@ def test_vote_k_reads_no_answer_that_it_did_not_pay_for():
     pool = [review(t, i % 2) for i, t in enumerate(sentences(40, seed=11))]
     options = {"budget": 10, "neighbours": 6}
     chosen = SELECTORS["vote_k"](pool, pool[:0] or [review("w1 w2 query")], 3, _with(options), 0)
-    rows = TfIdf.fit([e.text for e in pool]).rows([e.text for e in pool])
+    rows = tfidf([e.text for e in pool]).transform([e.text for e in pool])
     first = Votes(nearest_of(rows, 6)).pick()
     flipped = [e if i == first else review(e.text, 1 - e.gold) for i, e in enumerate(pool)]
     assert SELECTORS["vote_k"](flipped, [review("w1 w2 query")], 3, _with(options), 0) == chosen

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.icl.selection_helpers import sentences
-from tutelage.icl.selection.lexical import SparseRows, TfIdf, bm25, words
+from tutelage.icl.selection.embed import row_norms, similarity
+from tutelage.icl.selection.lexical import bm25, restored_tfidf, tfidf, tfidf_state, unit_rows, words
 
 TEXTS = st.lists(st.text(alphabet="abAB 你好!,", max_size=20), min_size=1, max_size=8)
 
@@ -61,28 +62,10 @@ def test_bm25_on_a_hundred_sentences_and_other_constants():
 
 @given(TEXTS, TEXTS)
 def test_tfidf_is_the_loops(texts, others):
-    rows, other = TfIdf.fit(texts).rows(texts), TfIdf.fit(texts).rows(others)
+    model = tfidf(texts)
+    rows, other = unit_rows(model, texts), unit_rows(restored_tfidf(tfidf_state(model)), others)
     weights = [loop_tfidf(texts, t) for t in texts]
     expected = [[sum(v * w.get(k, 0.0) for k, v in loop_tfidf(texts, t).items()) for w in weights] for t in others]
-    np.testing.assert_allclose(other.dot(rows), expected, rtol=1e-12, atol=1e-12)
-    for norm, text in zip(rows.norms(), texts):
+    np.testing.assert_allclose(similarity(other, rows, "dot"), expected, rtol=1e-12, atol=1e-12)
+    for norm, text in zip(row_norms(rows), texts):
         assert norm == pytest.approx(1.0 if words(text) else 0.0)
-
-
-def test_tfidf_is_scikit_learns():
-    text = pytest.importorskip("sklearn.feature_extraction.text")
-    texts, others = sentences(60, seed=2), sentences(10, seed=3)
-    theirs = text.TfidfVectorizer(token_pattern=r"\w+").fit(texts)
-    expected = (theirs.transform(others) @ theirs.transform(texts).T).toarray()
-    model = TfIdf.fit(texts)
-    np.testing.assert_allclose(model.rows(others).dot(model.rows(texts)), expected, atol=1e-12)
-
-
-@given(st.lists(st.dictionaries(st.integers(0, 5), st.floats(-3, 3)), max_size=6), st.randoms())
-def test_sparse_rows_are_the_dense_matrix(rows, random):
-    sparse = SparseRows.of(rows, 6)
-    dense = np.array([[row.get(c, 0.0) for c in range(6)] for row in rows]).reshape(len(rows), 6)
-    np.testing.assert_allclose(sparse.dot(sparse), dense @ dense.T, atol=1e-12)
-    np.testing.assert_allclose(sparse.norms(), np.linalg.norm(dense, axis=1), atol=1e-12)
-    chosen = [random.randrange(len(rows)) for _ in range(4)] if rows else []
-    np.testing.assert_allclose(sparse.take(chosen).dot(sparse), dense[chosen] @ dense.T, atol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
@@ -137,15 +138,20 @@ class Score:
 
 @dataclass
 class Counts:
-    """Tokens that went through an engine: ``asked`` had every request been computed alone, ``computed`` really."""
+    """Tokens of prompts and of scored pairs: ``asked`` had every request been computed alone, ``computed`` really.
+
+    Safe to add to from several threads.
+    """
 
     asked: int = 0
     computed: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, asked: int, computed: int) -> None:
         """Count one call."""
-        self.asked += asked
-        self.computed += computed
+        with self._lock:
+            self.asked += asked
+            self.computed += computed
 
 
 @dataclass(frozen=True)

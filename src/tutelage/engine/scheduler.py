@@ -20,7 +20,6 @@ from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys
 from tutelage.engine.rows import Rows, Rules
 from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
-from tutelage.engine.step import Step
 from tutelage.engine.trie import Node
 from tutelage.model.attention import using
 from tutelage.model.forward import call
@@ -264,10 +263,7 @@ class Scheduler:
             )
             for session, node, index in self._shared_parts(cohorts)
         ]  # fmt: skip
-        plan = Plan(blocks, more, keepers)
-        if len(cohorts) == 1 and not more:
-            plan = Step(blocks[0], keepers[0], cohorts[0].pool, cohorts[0].own)
-        with using(self.model, plan):
+        with using(self.model, Plan(blocks, more, keepers)):
             logits = self.decode(ids, positions)[0].float()
         at = 0
         for cohort in cohorts:

@@ -40,7 +40,7 @@ def _tweets(folder: str, labels: dict[str, str], word: str) -> dict[str, Any]:
     return {
         "train": f"{base}/train_text.txt+{base}/train_labels.txt",
         "test": f"{base}/test_text.txt+{base}/test_labels.txt",
-        "labels": labels, "format": form, "metric": "macro_f1",
+        "labels": labels, "format": form,
     }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ TASKS: dict[str, dict[str, Any]] = {
         **_pairs("sentence_1", "sentence_2", {"entailment": "true", "not_entailment": "false"}),
     ),
     "cb": _ordered(
-        "cb", "train.jsonl", "dev.jsonl", metric="macro_f1",
+        "cb", "train.jsonl", "dev.jsonl",
         **_pairs("premise", "hypothesis", {"entailment": "true", "contradiction": "false", "neutral": "neither"}),
     ),
     "emotion": _tweets("emotion", dict(zip("0123", ("anger", "joy", "optimism", "sadness"))), "Emotion"),

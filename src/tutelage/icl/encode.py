@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.core.errors import DataError
+from jinja2 import TemplateError
+
+from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.examples import Example
 from tutelage.icl.prompts import Prompter
 
@@ -53,6 +55,8 @@ class Encoder:
                 raise DataError(f"an example has no options to score: {query.text[:60]!r}")
             if not all(option.strip() for option in query.options):
                 raise DataError(f"an option of {query.text[:60]!r} has no token of its own: it is empty")
+        if not self.local and self.prompter.chat:
+            raise ConfigError("chat=true scores behind a chat template, which needs a local decoder; chat=false")
         if not self.local:
             return Encoded([self._texts(sets[s], queries[q]) for s, q in which])
         if self.prompter.chat:
@@ -61,9 +65,6 @@ class Encoder:
         return self._fitted(sets, queries, which, tails)
 
     def _texts(self, demonstrations: Sequence[Example], query: Example) -> list[Pair]:
-        if self.prompter.chat:
-            prompt: Any = self.prompter.prompt(demonstrations, query)
-            return [(prompt, option) for option in query.options]
         prefix = self.prompter.prefix(demonstrations)
         made = [self.prompter.pair(query, option) for option in query.options]
         return [(prefix + context, continuation) for context, continuation in made]
@@ -71,23 +72,39 @@ class Encoder:
     def _chats(
         self, sets: Sequence[Sequence[Example]], queries: Sequence[Example], which: Sequence[tuple[int, int]]
     ) -> Encoded:
-        out = Encoded([])
-        answers: dict[str, list[int]] = {}
+        """As `_fitted`, of messages through the model's chat template, which is rendered whole for each query."""
+        answers = {option: self._answer(option) for query in queries for option in query.options}
+        longest = [max(len(answers[option]) for option in query.options) for query in queries]
+        room = self.limit // 2 if any(len(s) for s in sets) else self.limit
+
+        def size(q: int, demonstrations: Sequence[Example]) -> int:
+            return len(self._chat(demonstrations, queries[q])) + longest[q] - 1
+
+        alone = {q: size(q, ()) for q in dict.fromkeys(q for _, q in which)}
+        out = Encoded([], too_long=sorted(q for q, tokens in alone.items() if tokens > room))
+        bad = set(out.too_long)
+        for s, asked in _by_set(which).items():
+            fitting = [q for q in asked if q not in bad]
+            if fitting:
+                worst = max(fitting, key=lambda q: alone[q])
+                while size(worst, sets[s][out.dropped.get(s, 0) :]) > self.limit:
+                    out.dropped[s] = out.dropped.get(s, 0) + 1
         for s, q in which:
-            demonstrations = list(sets[s])[out.dropped.get(s, 0) :]
-            context = self.engine.encode(self.prompter.prompt(demonstrations, queries[q]))
-            for option in queries[q].options:
-                if option not in answers:
-                    answers[option] = list(self.engine.tokenizer(option, add_special_tokens=False)["input_ids"])
-                    if not answers[option]:
-                        raise DataError(f"the label {option!r} has no tokens under this tokenizer; choose another word")
-            longest = max(len(answers[option]) for option in queries[q].options)
-            if len(context) + longest - 1 > self.limit:
-                out.too_long.append(q)
-                out.pairs.append([])
-                continue
-            out.pairs.append([(context, answers[option]) for option in queries[q].options])
+            context = [] if q in bad else self._chat(sets[s][out.dropped.get(s, 0) :], queries[q])
+            out.pairs.append([] if q in bad else [(context, answers[option]) for option in queries[q].options])
         return out
+
+    def _chat(self, demonstrations: Sequence[Example], query: Example) -> list[int]:
+        try:
+            return self.engine.encode(self.prompter.prompt(demonstrations, query))
+        except TemplateError as problem:
+            raise DataError(f"chat=true: the model's chat template refuses these messages ({problem})") from None
+
+    def _answer(self, option: str) -> list[int]:
+        ids = list(self.engine.tokenizer(option, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise DataError(f"the label {option!r} has no tokens under this tokenizer; choose another word")
+        return ids
 
     def _tails(self, queries: Sequence[Example], behind: bool) -> list[list[tuple[list[int], list[int]]]]:
         """[Q][L] (ids of the context behind the prefix, ids of the continuation)."""
@@ -134,8 +151,8 @@ class Encoder:
         bad = set(out.too_long)
         prefixes: dict[int, list[int]] = {}
         exact: dict[int, bool] = {}
-        for s in dict.fromkeys(s for s, _ in which):
-            mine = [q for t, q in which if t == s and q not in bad]
+        for s, asked in _by_set(which).items():
+            mine = [q for q in asked if q not in bad]
             longest = max((sizes[q] for q in mine), default=1)
             prefixes[s], out.dropped[s] = self._prefix(sets[s], longest)
             exact[s] = not mine or self._joins(sets[s][out.dropped[s] :], prefixes[s], queries[mine[0]], tails[mine[0]])
@@ -176,3 +193,11 @@ class Encoder:
         """Whether prefix and tail, encoded apart, are the tokens of the whole."""
         context, continuation = self._texts(demonstrations, query)[0]
         return self.engine.encode(context + continuation) == prefix + tail[0][0] + tail[0][1]
+
+
+def _by_set(which: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """Set -> its queries."""
+    out: dict[int, list[int]] = {}
+    for s, q in which:
+        out.setdefault(s, []).append(q)
+    return out

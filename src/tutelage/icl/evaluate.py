@@ -19,6 +19,7 @@ from tutelage.icl.order import OrderTools, order_rule
 from tutelage.icl.perturb import Corpus, changed, changed_query, condition
 from tutelage.icl.prompts import Format, Prompter
 from tutelage.icl.scoring import (
+    NORMS,
     Job,
     Scores,
     calibrate,
@@ -55,7 +56,7 @@ class Setting:
     def __post_init__(self) -> None:
         checks = {
             "score": ("direct", "channel", "perplexity"), "calibrate": ("none", "contextual"),
-            "format": ("manual", "minimal"), "norm": ("sum", "token", "byte", "pmi", "pmi_empty"),
+            "format": ("manual", "minimal"), "norm": NORMS,
         }  # fmt: skip
         for key, known in checks.items():
             if getattr(self, key) not in known:
@@ -67,8 +68,10 @@ class Setting:
             raise ConfigError(f"shots={self.shots}; 0 or more")
         if self.calibrate != "none" and self.score != "direct":
             raise ConfigError(f"calibrate={self.calibrate} divides by P(label | N/A), which score={self.score} has not")
-        if self.norm in ("pmi", "pmi_empty") and self.score != "direct":
-            raise ConfigError(f"norm={self.norm} is for score=direct: it divides by the option's own probability")
+        if self.norm in ("pmi", "pmi_empty") and (self.score != "direct" or self.chat):
+            raise ConfigError(f"norm={self.norm} is for score=direct without chat: it divides by P(option | template)")
+        if self.score == "perplexity" and self.norm != "sum":
+            raise ConfigError(f"norm={self.norm}: score=perplexity is a mean over tokens already; leave norm out")
 
 
 @dataclass
@@ -85,7 +88,10 @@ class Result:
     """Sets of demonstrations that had to be shortened to fit the context."""
     too_long: int = 0
     """Queries that did not fit and are not counted."""
+    pairs: int = 0
+    """Options scored."""
     asked: int = 0
+    """Tokens, had every prompt of the pass been computed alone, and those computed: this cell's share."""
     computed: int = 0
     seconds: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -146,40 +152,58 @@ class Bench:
 
 
 def evaluate(bench: Bench, settings: Sequence[Setting], seed: int) -> list[Result]:
-    """One Result for each setting. Cells that differ in norm or calibration alone share one scoring."""
-    started = time.perf_counter()
-    counts = getattr(bench.engine, "counts", None)
-    before = counts.computed if counts is not None else 0
+    """One Result for each setting. Cells that differ in norm alone share one scoring, those that differ in what comes
+    after selection and order share these."""
+    started, before = time.perf_counter(), tokens_of(bench.engine)
     jobs: dict[Setting, tuple[Job, int]] = {}
+    chosen: dict[Setting, list[Set]] = {}
     for setting in settings:
-        key = _scored_as(setting)
+        key = replace(setting, norm="sum")
         if key not in jobs:
-            jobs[key] = _job(bench, key, seed)
+            jobs[key] = _job(bench, key, seed, chosen)
     found = dict(zip(jobs, score_jobs(bench.engine, [job for job, _ in jobs.values()]), strict=True))
-    spent = time.perf_counter() - started
-    computed = (counts.computed - before) if counts is not None else 0
-    out = []
-    for setting in settings:
-        key = _scored_as(setting)
-        job, queries = jobs[key]
-        result = _result(bench, setting, seed, job, queries, found[key])
-        result.seconds = spent / len(settings)
-        out.append(result)
-    asked = sum(result.asked for result in out)
+    out = [_result(bench, s, seed, *jobs[key], found[key]) for s in settings for key in [replace(s, norm="sum")]]
+    tokens = [now - then for now, then in zip(tokens_of(bench.engine), before)]
+    spent, pairs = time.perf_counter() - started, sum(result.pairs for result in out)
     for result in out:  # what was shared between cells cannot be told apart: each has its share
-        result.computed = round(computed * result.asked / max(1, asked))
+        share = result.pairs / max(1, pairs)
+        result.asked, result.computed = (round(n * share) for n in tokens)
+        result.seconds = spent * share
     return out
 
 
-def _scored_as(setting: Setting) -> Setting:
-    """The setting without what is decided after scoring; calibration adds pairs to it."""
-    return replace(setting, norm="sum")
+def tokens_of(engine: Any) -> tuple[int, int]:
+    """(asked, computed) of an engine so far; zeros for a server, which does not tell."""
+    counts = getattr(engine, "counts", None)
+    return (counts.asked, counts.computed) if counts is not None else (0, 0)
 
 
-def demonstrations(bench: Bench, setting: Setting, seed: int) -> list[Set]:
-    """The demonstrations of each query: selected, ordered, and changed by the condition."""
+def demonstrations(
+    bench: Bench, setting: Setting, seed: int, chosen: dict[Setting, list[Set]] | None = None
+) -> list[Set]:
+    """The demonstrations of each query: selected, ordered, and changed by the condition.
+
+    chosen: what was selected and ordered before on this seed; added to.
+    """
     if setting.shots == 0:
         return [()] * len(bench.queries)
+    kept = chosen if chosen is not None else {}
+    # of a setting these alone decide: what is scored how, and the condition, come later
+    key = Setting(setting.shots, setting.select, setting.order, format=setting.format, instruction=setting.instruction)
+    if key not in kept:
+        kept[key] = _arranged(bench, key, seed)
+    sets = kept[key]
+    if condition(setting.condition).per_query:
+        return [
+            tuple(changed(setting.condition, demos, seed, i, query, bench.corpus))
+            for i, (demos, query) in enumerate(zip(sets, bench.queries))
+        ]
+    done = {d: tuple(changed(setting.condition, d, seed, i)) for i, d in enumerate(dict.fromkeys(sets))}
+    return [done[demos] for demos in sets]
+
+
+def _arranged(bench: Bench, setting: Setting, seed: int) -> list[Set]:
+    """The demonstrations of each query, selected and ordered."""
     form = bench.form(setting)
     context = SelectionContext(bench.engine, form, scorer(bench.engine, Prompter(form)))
     name, more = _selector(setting.select)
@@ -189,14 +213,7 @@ def demonstrations(bench: Bench, setting: Setting, seed: int) -> list[Set]:
     rule = order_rule(setting.order)
     tools = OrderTools(seed, 1, 24, bench.engine, form, context.scorer)
     table = {demos: tuple(rule(demos, tools)[0].of(demos)) for demos in dict.fromkeys(chosen)}
-    sets = [table[demos] for demos in chosen]
-    if condition(setting.condition).per_query:
-        return [
-            tuple(changed(setting.condition, demos, seed, i, query, bench.corpus))
-            for i, (demos, query) in enumerate(zip(sets, bench.queries))
-        ]
-    done = {d: tuple(changed(setting.condition, d, seed, i)) for i, d in enumerate(dict.fromkeys(sets))}
-    return [done[demos] for demos in sets]
+    return [table[demos] for demos in chosen]
 
 
 def _selector(name: str) -> tuple[str, dict[str, Any]]:
@@ -210,9 +227,9 @@ def _selector(name: str) -> tuple[str, dict[str, Any]]:
     return name, {}
 
 
-def _job(bench: Bench, setting: Setting, seed: int) -> tuple[Job, int]:
+def _job(bench: Bench, setting: Setting, seed: int, chosen: dict[Setting, list[Set]]) -> tuple[Job, int]:
     """The scoring of a setting and its number of queries; content-free queries stand behind them."""
-    per_query = demonstrations(bench, setting, seed)
+    per_query = demonstrations(bench, setting, seed, chosen)
     sets = list(dict.fromkeys(per_query))
     number = {demos: i for i, demos in enumerate(sets)}
     queries = [changed_query(setting.condition, q, seed) for q in bench.queries]
@@ -245,7 +262,7 @@ def _result(bench: Bench, setting: Setting, seed: int, job: Job, count: int, sco
     gold = [job.queries[q].gold for q in kept]
     result = Result(
         setting, seed, predictions, [probs[q].tolist() for q in kept], gold, [job.queries[q].options for q in kept],
-        dropped=len(scores.dropped), too_long=len(gone), asked=scores.asked,
+        dropped=len(scores.dropped), too_long=len(gone), pairs=sum(len(row) for row in scores.logprob),
     )  # fmt: skip
     result.metrics = statistics(predictions, result.probs, gold)
     return result

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""What choices are called, in order."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +29,11 @@ class Example:
     """The gold answer as text (``options[gold]`` where there are options)."""
     rationale: str = ""
     """A gold chain of thought, where the data has one."""
+
+
+def subsample(items: Sequence[T], limit: int, seed: int = 0) -> list[T]:
+    """At most `limit` of them (0: all), drawn once and kept in their order."""
+    if not limit or limit >= len(items):
+        return list(items)
+    chosen = np.random.default_rng([seed, 5]).permutation(len(items))[:limit]
+    return [items[i] for i in sorted(chosen)]

@@ -5,44 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.stats import wilson
 from tutelage.engine.requests import SamplingParams
-from tutelage.icl.evaluate import Bench, Setting, demonstrations
-from tutelage.icl.examples import Example
+from tutelage.icl.evaluate import Bench, Setting, demonstrations, tokens_of
+from tutelage.icl.examples import Example, subsample
 from tutelage.icl.perturb import changed_query
 from tutelage.icl.reasoning import ReasonSettings, read_problems, reason
 from tutelage.icl.tasks import Task
-from tutelage.text.answers import exact_match, extract_number, token_f1
-
-T = TypeVar("T")
+from tutelage.text.answers import exact_match, extract_answer, same_answer, same_mathematics, token_f1
 
 
 def grade(metric: str, answer: str, gold: str) -> float:
-    """How right a generated answer is, 0 to 1. ConfigError for a metric that compares options."""
+    """How right a generated answer is, 0 to 1.
+
+    exact and f1: SQuAD's; number: the answer's number (`extract_answer`) against the gold one's; math: by math-verify.
+    """
     if metric == "exact":
         return exact_match(answer, gold)
     if metric == "f1":
         return token_f1(answer, gold)
     if metric == "number":
-        said, meant = extract_number(answer), extract_number(gold)
-        return float(said is not None and meant is not None and abs(said - meant) <= 1e-6 * max(1.0, abs(meant)))
-    if metric == "math":
-        from math_verify import parse, verify
-
-        return float(bool(verify(parse(gold), parse(answer))))
-    raise ConfigError(f"metric={metric!r} compares options, and the task's answers are open: exact, f1, number or math")
+        meant = extract_answer(gold, "number")
+        return float(meant is not None and same_answer(extract_answer(answer, "number"), meant, "number"))
+    return float(same_mathematics(answer, gold))
 
 
 def evaluate_open(bench: Bench, task: Task, setting: Setting, max_tokens: int, seed: int) -> dict[str, Any]:
     """Greedy answers behind each query's demonstrations: metrics, and the answers themselves."""
     if setting.score != "direct" or setting.calibrate != "none" or setting.norm != "sum":
         raise ConfigError(f"task {task.name}: its answers are generated, so score, norm and calibrate do not apply")
-    started = time.perf_counter()
+    started, before = time.perf_counter(), tokens_of(bench.engine)
     per_query = demonstrations(bench, setting, seed)
     queries = [changed_query(setting.condition, q, seed) for q in bench.queries]
     prompter = bench.prompter(setting)
@@ -55,7 +50,8 @@ def evaluate_open(bench: Bench, task: Task, setting: Setting, max_tokens: int, s
     values = [grade(task.metric, outputs[i].text, queries[i].answer) for i in kept]
     return {
         **_metrics(values), "too_long": len(queries) - len(kept), "dropped": 0,
-        "asked": sum(len(o.prompt_tokens) for o in outputs), "computed": 0, "seconds": time.perf_counter() - started,
+        **dict(zip(("asked", "computed"), (n - b for n, b in zip(tokens_of(bench.engine), before)))),
+        "seconds": time.perf_counter() - started,
         "answers": [_answer(outputs[i].text, queries[i], value) for i, value in zip(kept, values, strict=True)],
     }  # fmt: skip
 
@@ -71,7 +67,7 @@ def evaluate_reasoning(
     known = {f.name for f in fields(ReasonSettings)} - {"exemplars", "shots", "chat", "pool"}
     if odd := sorted(set(options) - known):
         raise ConfigError(f"reasoning.{odd[0]}: unknown; there are {', '.join(sorted(known))}")
-    problems = some(read_problems(task.test), limit)
+    problems = subsample(read_problems(task.test), limit)
     asked = {p.question for p in problems}
     train = read_problems(task.train, 50 + 4 * shots) if task.train and task.train != task.test else []
     shown = tuple(p for p in train if p.rationale and p.question not in asked)[:shots]
@@ -88,14 +84,6 @@ def evaluate_reasoning(
             for r in found.results
         ],
     }  # fmt: skip
-
-
-def some(examples: Sequence[T], limit: int, seed: int = 0) -> list[T]:
-    """At most `limit` of them (0: all), drawn once and kept in their order."""
-    if not limit or limit >= len(examples):
-        return list(examples)
-    chosen = np.random.default_rng([seed, 5]).permutation(len(examples))[:limit]
-    return [examples[i] for i in sorted(chosen)]
 
 
 def _metrics(values: Sequence[float]) -> dict[str, Any]:

@@ -38,8 +38,6 @@ class Scores:
     bytes: list[np.ndarray]
     dropped: dict[int, int] = field(default_factory=dict)
     too_long: list[int] = field(default_factory=list)
-    asked: int = 0
-    """Tokens of all pairs, had each been computed alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +73,18 @@ def _whole(context: Any, continuation: Any) -> tuple[Any, Any]:
 
 def _collect(job: Job, encoded: Encoded, found: Iterator[Score]) -> Scores:
     out = Scores([], [], [], encoded.dropped, encoded.too_long)
-    lengths: dict[str, int] = {}
+    lengths: dict[int, np.ndarray] = {}
     for (_, q), pairs in zip(job.which, encoded.pairs, strict=True):
         part = [next(found) for _ in pairs]
         for score, (context, continuation) in zip(part, pairs, strict=True):
             if score.error:
                 raise DataError(f"{continuation!r} after {str(context)[-60:]!r}: {score.error}")
-            out.asked += len(score.token_logprobs) + (0 if job.whole or isinstance(context, str) else len(context))
         out.logprob.append(np.array([s.logprob for s in part]))
         out.tokens.append(np.array([max(1, len(s.token_logprobs)) for s in part]))
-        texts = [job.prompter.pair(job.queries[q], option)[1] for option in job.queries[q].options[: len(part)]]
-        for text in texts:
-            lengths.setdefault(text, max(1, len(text.encode())))
-        out.bytes.append(np.array([lengths[text] for text in texts]))
+        if q not in lengths:
+            texts = [job.prompter.pair(job.queries[q], option)[1] for option in job.queries[q].options]
+            lengths[q] = np.array([max(1, len(text.encode())) for text in texts])
+        out.bytes.append(lengths[q][: len(part)])
     return out
 
 

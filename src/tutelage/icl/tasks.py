@@ -8,7 +8,6 @@ A description is a TOML file (or a name of `builtin.py` with `data=` pointing at
     text = "{title} {body}"               # the input as one text, of the files' columns
     label = "stars"
     labels = { "1" = "bad", "5" = "good" }    # data's label -> the word that is scored
-    metric = "accuracy"
     [format]
     input = "Review: {text}"
     output = "\nVerdict: {answer}"
@@ -26,12 +25,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from tutelage.core.config import build, read_toml
 from tutelage.core.errors import ConfigError, DataError
-from tutelage.icl.examples import Example
+from tutelage.icl.examples import LETTERS, Example
 from tutelage.icl.prompts import _FIELD, Format
 from tutelage.text.corpus import read_rows
 
-Metric = Literal["accuracy", "macro_f1", "exact", "f1", "number", "math"]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+Metric = Literal["exact", "f1", "number", "math"]
 
 
 class Task(BaseModel):
@@ -54,7 +52,8 @@ class Task(BaseModel):
     """Multiple choice: show the choices as (A) .. (B) .. (as `{choices}`) and score the letters."""
     rationale: str = ""
     """Column of a gold chain of thought."""
-    metric: Metric = "accuracy"
+    metric: Metric = "exact"
+    """Of open answers (see open.grade); chosen options are always told by accuracy and macro-F1."""
     format: Format = Format()
     minimal: Format = Format()
     """What format=minimal stands for: MetaICL's, without words of the task."""

@@ -11,13 +11,16 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import Field
 
+from tutelage.core.atomic import unwritable, write_atomic
 from tutelage.core.config import StageConfig
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.progress import Progress
 from tutelage.core.rundir import RunDir, read_jsonl_tolerant
 from tutelage.core.stats import wilson
+from tutelage.engine import load
 from tutelage.icl.evaluate import Bench, Result, Setting, evaluate
-from tutelage.icl.open import evaluate_open, evaluate_reasoning, some
+from tutelage.icl.examples import subsample
+from tutelage.icl.open import evaluate_open, evaluate_reasoning
 from tutelage.icl.perturb import Corpus
 from tutelage.icl.reasoning import METHODS
 from tutelage.icl.tasks import Task, load_task
@@ -83,19 +86,15 @@ class IclConfig(StageConfig):
 def run(config: IclConfig, run: RunDir) -> dict[str, Any]:
     """Every cell on every seed into results.jsonl and predictions.jsonl; a table, a plot and summary.json."""
     cells = list(_cells(config))
-    engine = None
-    done = _done(run.path)
     tasks = _listed(config.task)
     work = [(name, config.seed + i) for name in tasks for i in range(config.seeds)]
-    with Progress(run.path.name, "passes", len(work)) as progress:
-        for name, seed in work:
-            wanted = [c for c in cells if (name, seed, _key(c)) not in done]
-            if wanted:
-                if engine is None:
-                    engine = _engine(config)
-                _write(run.path, name, _pass(config, engine, load_task(name, config.data), wanted, seed))
-            progress.add()
-    rows = list(read_jsonl_tolerant(run.path / "results.jsonl"))
+    rows = _resumed(run.path)
+    left = [pair for pair in work if pair not in {(r["task"], r["seed"]) for r in rows}]
+    engine = load(config.model, config.device, config.dtype, config.served) if left else None
+    benches = {name: _bench(config, engine, load_task(name, config.data), cells) for name in {name for name, _ in left}}
+    with Progress(run.path.name, "passes", len(left)) as progress:
+        for name, seed in progress.over(left):
+            rows += _write(run.path, rows, name, seed, _pass(config, *benches[name], cells, seed))
     table = [_aggregate(rows, name, cell) for name in tasks for cell in cells]
     figure = draw_sweep(run.path, table, [k for k in ("task", *SWEPT) if isinstance(getattr(config, k), list)])
     return {"cells": table, **({"figure": figure.name} if figure else {}), **_totals(table)}
@@ -107,9 +106,8 @@ def _listed(value: T | list[T]) -> list[T]:
 
 def _cells(config: IclConfig) -> Iterator[dict[str, Any]]:
     """Every combination of the lists, as settings; combinations that mean nothing are refused."""
-    names = [name for name in SWEPT]
-    for values in itertools.product(*(_listed(getattr(config, name)) for name in names)):
-        cell = dict(zip(names, values, strict=True))
+    for values in itertools.product(*(_listed(getattr(config, name)) for name in SWEPT)):
+        cell = dict(zip(SWEPT, values, strict=True))
         if cell["method"] != "score" and cell["method"] not in METHODS:
             raise ConfigError(f"method={cell['method']!r}; one of score, {', '.join(METHODS)}")
         Setting(**{k: v for k, v in cell.items() if k != "method"})  # checks
@@ -120,40 +118,47 @@ def _key(cell: dict[str, Any]) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def _done(path: Path) -> set[tuple[str, int, str]]:
-    """What results.jsonl of an interrupted run holds."""
-    file = path / "results.jsonl"
-    if not file.exists():
-        return set()
-    return {(r["task"], r["seed"], _key(r["setting"])) for r in read_jsonl_tolerant(file)}
+def _resumed(path: Path) -> list[dict[str, Any]]:
+    """The passes (a task on a seed) that an interrupted run has finished: results.jsonl is written whole after each.
+
+    Predictions of a pass that was cut off are dropped, half a line included.
+    """
+    file, predictions = path / "results.jsonl", path / "predictions.jsonl"
+    rows = list(read_jsonl_tolerant(file)) if file.exists() else []
+    done = {(r["task"], r["seed"]) for r in rows}
+    if predictions.exists():
+        kept = [r for r in read_jsonl_tolerant(predictions) if (r["task"], r["seed"]) in done]
+        write_atomic(predictions, _lines(kept))
+    return rows
 
 
-def _engine(config: IclConfig) -> Any:
-    from tutelage.engine import load
-
-    return load(config.model, config.device, config.dtype, config.served)
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _pass(config: IclConfig, engine: Any, task: Task, cells: Sequence[dict[str, Any]], seed: int) -> list[Any]:
-    """(cell, seed, row) of the cells of one task and seed; those that score options in one call of the engine."""
-    out: list[Any] = []
-    reasoned = [c for c in cells if c["method"] != "score"]
-    for cell in reasoned:
-        how = (cell["method"], cell["shots"], cell["chat"], config.limit, config.reasoning)
-        out.append((cell, seed, evaluate_reasoning(engine, task, *how, seed)))
+def _bench(config: IclConfig, engine: Any, task: Task, cells: Sequence[dict[str, Any]]) -> tuple[Task, Bench]:
+    """The task with what its cells share; reasoning methods read their problems themselves."""
     plain = [c for c in cells if c["method"] == "score"]
-    if not plain:
-        return out
-    queries = some(task.examples("test"), config.limit)
+    queries = subsample(task.examples("test"), config.limit) if plain else []
     corpus = Corpus(list(read_texts(config.corpus, "line"))) if config.corpus else None
-    pool = _pool(config, task, queries, plain)
-    bench = Bench(engine, task.format, task.minimal, pool, queries, corpus, config.selection)
+    pool = _pool(config, task, queries, plain) if plain else []
+    return task, Bench(engine, task.format, task.minimal, pool, queries, corpus, config.selection)
+
+
+def _pass(config: IclConfig, task: Task, bench: Bench, cells: Sequence[dict[str, Any]], seed: int) -> list[Any]:
+    """(cell, row) of the cells of one task and seed; those that score options in one call of the engine."""
+    out: list[Any] = []
+    for cell in cells:
+        if cell["method"] != "score":
+            how = (cell["method"], cell["shots"], cell["chat"], config.limit, config.reasoning)
+            out.append((cell, evaluate_reasoning(bench.engine, task, *how, seed)))
+    plain = [c for c in cells if c["method"] == "score"]
     settings = [Setting(**{k: v for k, v in c.items() if k != "method"}) for c in plain]
     if task.open:
         rows = [evaluate_open(bench, task, setting, config.max_tokens, seed) for setting in settings]
     else:
         rows = [_row(result) for result in evaluate(bench, settings, seed)]
-    return out + [(cell, seed, row) for cell, row in zip(plain, rows, strict=True)]
+    return out + list(zip(plain, rows, strict=True))
 
 
 def _pool(config: IclConfig, task: Task, queries: Sequence[Any], cells: Sequence[dict[str, Any]]) -> list[Any]:
@@ -161,7 +166,7 @@ def _pool(config: IclConfig, task: Task, queries: Sequence[Any], cells: Sequence
     if not task.train or all(c["shots"] == 0 for c in cells):
         return []
     asked = {q.text for q in queries}
-    pool = some([e for e in task.examples("train") if e.text not in asked], config.pool, 1)
+    pool = subsample([e for e in task.examples("train") if e.text not in asked], config.pool, 1)
     most = max(c["shots"] for c in cells)
     if len(pool) < most:
         raise DataError(f"task {task.name}: {len(pool)} training examples and shots={most}; ask for fewer")
@@ -179,16 +184,22 @@ def _row(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(path: Path, task: str, results: Sequence[Any]) -> None:
-    """Predictions first: a row of results.jsonl says that a cell is done."""
-    with (path / "predictions.jsonl").open("a", encoding="utf-8") as file:
-        for cell, seed, row in results:
-            for number, answer in enumerate(row.pop("answers")):
-                file.write(json.dumps({"task": task, "seed": seed, "setting": cell, "number": number, **answer},
-                                      ensure_ascii=False) + "\n")  # fmt: skip
-    with (path / "results.jsonl").open("a", encoding="utf-8") as file:
-        for cell, seed, row in results:
-            file.write(json.dumps({"task": task, "seed": seed, "setting": cell, **row}, ensure_ascii=False) + "\n")
+def _write(path: Path, before: Sequence[dict[str, Any]], task: str, seed: int, found: Sequence[Any]) -> list[Any]:
+    """Write a pass's predictions, then results.jsonl anew, which says that the pass is done. Returns its new rows."""
+    heads = [{"task": task, "seed": seed, "setting": cell} for cell, _ in found]
+    answers = [
+        {**head, "number": number, **answer}
+        for head, (_, row) in zip(heads, found)
+        for number, answer in enumerate(row.pop("answers"))
+    ]
+    try:
+        with (path / "predictions.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_lines(answers))
+    except OSError as error:
+        raise unwritable(path / "predictions.jsonl", error) from error
+    new = [{**head, **row} for head, (_, row) in zip(heads, found)]
+    write_atomic(path / "results.jsonl", _lines([*before, *new]))
+    return new
 
 
 def _aggregate(rows: Sequence[dict[str, Any]], task: str, cell: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +226,8 @@ def _interval(values: Sequence[float], n: int) -> tuple[float, float, float]:
 
 
 def _totals(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The accuracy of a single cell; of several the best, which was chosen on the test examples and says so."""
     best = max(table, key=lambda row: row["accuracy"])
-    return {"accuracy": best["accuracy"], "best": {k: best[k] for k in ("task", *SWEPT)}}
-
-
+    if len(table) == 1:
+        return {"accuracy": best["accuracy"]}
+    return {"best_on_test": {k: best[k] for k in ("task", *SWEPT, "accuracy")}}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.reasoning.asking import Asker, Engine
@@ -17,9 +18,8 @@ from tutelage.icl.reasoning.chains import demonstrated_answers, reason_then_answ
 from tutelage.icl.reasoning.problems import Problem
 from tutelage.icl.reasoning.settings import Embed, ProblemResult, ReasonResult, ReasonSettings
 from tutelage.icl.selection.context import SelectionContext
-from tutelage.icl.selection.embed import EmbeddingOptions
+from tutelage.icl.selection.embed import EmbeddingOptions, row_norms
 from tutelage.icl.selection.embed import embed as encode
-from tutelage.icl.selection.lexical import SparseRows
 
 SENTENCE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 """The paper's."""
@@ -102,14 +102,12 @@ def embed(texts: Sequence[str], how: Embed, engine: Any) -> Any:
 
     ConfigError where the encoder is not there.
     """
-    from scipy.sparse import csr_matrix
-
     if callable(how):
         vectors = np.asarray(how(texts), dtype=np.float64)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise ConfigError(f"embed gave an array of shape {vectors.shape}, expected [{len(texts)}, d]")
         return vectors
     (rows,) = encode([texts], EmbeddingOptions(by=how, encoder=SENTENCE_MODEL), SelectionContext(engine))
-    if isinstance(rows, SparseRows):
-        return csr_matrix((rows.values, rows.columns, rows.starts), shape=(len(rows), rows.width))
-    return rows.values / np.maximum(rows.norms()[:, None], 1e-300)
+    if issparse(rows):  # of length 1 as they are
+        return rows
+    return rows / np.maximum(row_norms(rows)[:, None], 1e-300)

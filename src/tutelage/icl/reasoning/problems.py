@@ -19,11 +19,11 @@ import numpy as np
 
 from tutelage.core.errors import DataError
 from tutelage.core.records import BadRows
+from tutelage.icl.examples import LETTERS
 from tutelage.text.answers import AnswerKind, extract_answer, number_text, same_answer
 from tutelage.text.corpus import corpus_files, read_rows
 
 Row = dict[str, Any]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CALCULATOR = re.compile(r"<<[^>]*>>")
 _OPTION = re.compile(r"^\s*\(?([A-Z])\)\s*(.*)$")
 _ASKED = "Let's think step by step."

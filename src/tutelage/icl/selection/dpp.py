@@ -40,7 +40,7 @@ def dpp(
     near = similarity(query_rows, rows, "cosine")
     out = []
     for q, found in enumerate(top(near, pool, queries, shots, "dpp", most=options.candidates)):
-        among = rows.take(found)
+        among = rows[found]
         relevance = relevance_of(near[q, found], options.weight)
         chosen = greedy_map(relevance, (similarity(among, among, "cosine") + 1) / 2, shots)
         # fewer than `shots` are independent: the nearest of the rest fill the places (candidates come nearest first)

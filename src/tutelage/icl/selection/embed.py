@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import issparse
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.selection.context import Options, SelectionContext
-from tutelage.icl.selection.lexical import SparseRows, TfIdf
+from tutelage.icl.selection.lexical import tfidf, unit_rows
 
 log = logging.getLogger("tutelage")
 
@@ -33,29 +33,8 @@ class EmbeddingOptions(Options):
     """The sentence-transformers model of by=sentence."""
 
 
-@dataclass(frozen=True, eq=False)
-class DenseRows:
-    """A dense [N, H] matrix with the methods of SparseRows."""
-
-    values: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def dot(self, other: DenseRows) -> np.ndarray:
-        """Inner products [N, M]."""
-        return self.values @ other.values.T
-
-    def norms(self) -> np.ndarray:
-        """Euclidean length [N] of each row."""
-        return np.linalg.norm(self.values, axis=1)
-
-    def take(self, chosen: Sequence[int] | np.ndarray) -> DenseRows:
-        """The rows of those numbers."""
-        return DenseRows(self.values[list(chosen)])
-
-
-Rows = SparseRows | DenseRows
+Rows = Any
+"""Vectors [N, H]: a numpy array, or a scipy.sparse matrix of rows (TF-IDF)."""
 
 
 def embed(groups: Sequence[Sequence[str]], options: EmbeddingOptions, context: SelectionContext) -> list[Rows]:
@@ -66,26 +45,33 @@ def embed(groups: Sequence[Sequence[str]], options: EmbeddingOptions, context: S
     if options.by == "bm25":
         raise ConfigError("by=bm25 gives scores and no vectors, which this method compares; choose by=tfidf")
     if options.by == "tfidf":
-        model = TfIdf.fit(groups[0])
-        return [model.rows(group) for group in groups]
+        model = tfidf(groups[0])
+        return [unit_rows(model, group) for group in groups]
     flat = [text for group in groups for text in group]
     if options.by == "hidden":
         vectors = hidden_states(context.need_local("by=hidden"), flat)
     else:
         vectors = sentence_vectors(flat, options.encoder)
     cuts = np.cumsum([len(group) for group in groups])[:-1]
-    return [DenseRows(part) for part in np.split(vectors.astype(np.float64), cuts)]
+    return np.split(vectors.astype(np.float64), cuts)
 
 
 def similarity(queries: Rows, pool: Rows, measure: Measure) -> np.ndarray:
     """Similarities [Q, N], float64; a vector of zeros has cosine 0 to everything."""
-    inner: np.ndarray = queries.dot(pool)  # type: ignore[arg-type]  # both come from one embed()
+    product = queries @ pool.T
+    inner: np.ndarray = product.toarray() if issparse(product) else product
     if measure == "dot":
         return inner
-    a, b = queries.norms()[:, None], pool.norms()[None]
+    a, b = row_norms(queries)[:, None], row_norms(pool)[None]
     if measure == "cosine":
         return inner / np.maximum(a * b, 1e-300)
     return -np.sqrt(np.maximum(a**2 + b**2 - 2 * inner, 0.0))
+
+
+def row_norms(rows: Rows) -> np.ndarray:
+    """Euclidean length [N] of each row."""
+    squares = rows.multiply(rows).sum(1) if issparse(rows) else (rows**2).sum(1)
+    return np.sqrt(np.asarray(squares).ravel())
 
 
 def hidden_states(engine: Any, texts: Sequence[str], batch_tokens: int = 4096) -> np.ndarray:

@@ -20,12 +20,13 @@ from tutelage.core.atomic import write_folder
 from tutelage.core.errors import DataError
 from tutelage.core.runtime import generators_kept, reseed
 from tutelage.icl.selection.context import SelectionContext
-from tutelage.icl.selection.embed import DenseRows, hidden_states
-from tutelage.icl.selection.lexical import SparseRows, TfIdf, Vocabulary
+from tutelage.icl.selection.embed import hidden_states
+from tutelage.icl.selection.lexical import restored_tfidf, tfidf, tfidf_state, unit_rows
 
 Side = Literal["query", "passage"]
-Inputs = SparseRows | DenseRows | list[str]
-"""What a tower reads: weights of words, frozen hidden states, or (an encoder that is trained itself) the texts."""
+Inputs = Any
+"""What a tower reads: weights of words (scipy.sparse), frozen hidden states (numpy), or (an encoder that is
+trained itself) the texts."""
 
 
 class WordTower(nn.Module):
@@ -38,10 +39,10 @@ class WordTower(nn.Module):
         nn.init.normal_(self.words.weight, std=(hidden or dim) ** -0.5)
         self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, dim)) if hidden else nn.Identity()
 
-    def forward(self, rows: SparseRows) -> Tensor:
+    def forward(self, rows: Any) -> Tensor:
         """Vectors [B, D]; a row without words is the vector of an empty bag."""
-        weights = torch.from_numpy(rows.values).float()
-        columns, starts = torch.from_numpy(rows.columns), torch.from_numpy(rows.starts[:-1])
+        weights = torch.from_numpy(rows.data).float()
+        columns, starts = torch.from_numpy(rows.indices), torch.from_numpy(rows.indptr[:-1])
         return self.out(self.words(columns, starts, per_sample_weights=weights))
 
 
@@ -63,10 +64,10 @@ class StateTower(nn.Module):
         self.mean.copy_(torch.from_numpy(states.mean(0)))
         self.deviation.copy_(torch.from_numpy(states.std(0)).clamp(min=1e-6))
 
-    def forward(self, rows: DenseRows) -> Tensor:
+    def forward(self, rows: np.ndarray) -> Tensor:
         """Vectors [B, D]."""
         width = self.mean.shape[0]
-        return self.out((torch.from_numpy(rows.values).float() - self.mean) / self.deviation / width**0.5)
+        return self.out((torch.from_numpy(rows).float() - self.mean) / self.deviation / width**0.5)
 
 
 class TextTower(nn.Module):
@@ -100,10 +101,7 @@ class Retriever(nn.Module):
         self.meta = meta
         self.towers = nn.ModuleDict(towers)  # type: ignore[arg-type]
         self._context = context
-        self._words: TfIdf | None = None
-        if "vocabulary" in meta:
-            columns = {word: i for i, word in enumerate(meta["vocabulary"])}
-            self._words = TfIdf(Vocabulary(columns, np.array(meta["frequency"]), meta["texts"]))
+        self._words = restored_tfidf(meta) if "vocabulary" in meta else None
 
     @classmethod
     def create(
@@ -112,8 +110,7 @@ class Retriever(nn.Module):
         """An untrained one; ``texts`` fit the vocabulary or the scale. Both towers begin alike, as plain similarity."""
         meta: dict[str, Any] = {"encoder": encoder, "dim": dim, "hidden": hidden}
         if encoder == "tfidf":
-            words = Vocabulary.fit(texts)
-            meta.update(vocabulary=list(words.column), frequency=words.frequency.tolist(), texts=words.texts)
+            meta.update(tfidf_state(tfidf(texts)))
         elif encoder == "hidden":
             meta["width"] = int(context.need_local("encoder=hidden").model.config.get_text_config().hidden_size)
         with generators_kept():
@@ -130,7 +127,7 @@ class Retriever(nn.Module):
     def inputs(self, texts: Sequence[str]) -> Inputs:
         """What the towers read of these texts. ConfigError where it needs a local model and there is none."""
         if self._words is not None:
-            return self._words.rows(texts)
+            return unit_rows(self._words, texts)
         if self.meta["encoder"] == "hidden":
             states = hidden_states(self._context.need_local("encoder=hidden"), texts)
             if states.shape[1] != self.meta["width"]:
@@ -138,7 +135,7 @@ class Retriever(nn.Module):
                     f"the retriever was trained on states of width {self.meta['width']}, this model's have "
                     f"{states.shape[1]}; load the model that it was trained with"
                 )
-            return DenseRows(states)
+            return states
         return list(texts)
 
     def forward(self, inputs: Inputs, side: Side) -> Tensor:
@@ -183,7 +180,7 @@ class Retriever(nn.Module):
 
 def take(inputs: Inputs, chosen: Sequence[int]) -> Inputs:
     """The inputs of those numbers."""
-    return [inputs[i] for i in chosen] if isinstance(inputs, list) else inputs.take(chosen)
+    return [inputs[i] for i in chosen] if isinstance(inputs, list) else inputs[list(chosen)]
 
 
 def _towers(meta: dict[str, Any], source: str, weights: bool = True) -> dict[Side, nn.Module]:

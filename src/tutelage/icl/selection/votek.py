@@ -68,11 +68,12 @@ def nearest_of(rows: Rows, neighbours: int, block: int = 1024) -> np.ndarray:
 
     ``block`` rows at a time: all cosines of 30,000 examples would take 7 GB.
     """
-    width = min(neighbours, len(rows) - 1)
-    out = np.empty((len(rows), width), dtype=np.int64)
-    for start in range(0, len(rows), block):
-        mine = np.arange(start, min(start + block, len(rows)))
-        cosines = similarity(rows.take(mine), rows, "cosine")
+    count = rows.shape[0]
+    width = min(neighbours, count - 1)
+    out = np.empty((count, width), dtype=np.int64)
+    for start in range(0, count, block):
+        mine = np.arange(start, min(start + block, count))
+        cosines = similarity(rows[mine], rows, "cosine")
         cosines[np.arange(len(mine)), mine] = -np.inf
         out[mine] = np.argsort(-cosines, axis=1, kind="stable")[:, :width]
     return out
@@ -92,10 +93,10 @@ def vote_k(
     if options.budget < shots:
         raise ConfigError(f"select=vote_k: budget={options.budget} annotations are fewer than shots={shots}")
     rows, query_rows = embed([[e.text for e in pool], [e.text for e in queries]], options, context)
-    rows = rows.take(left)
+    rows = rows[left]
     members = [pool[i] for i in left]
     annotated = annotate(members, rows, shots, options, context)
-    near = similarity(query_rows, rows.take(annotated), "cosine")
+    near = similarity(query_rows, rows[annotated], "cosine")
     chosen = top(near, [members[i] for i in annotated], queries, shots, "vote_k")
     return [[left[annotated[i]] for i in one] for one in chosen]
 
@@ -112,7 +113,7 @@ def annotate(
         return [votes.pick() for _ in range(budget)]
     first = [votes.pick() for _ in range(max(1, budget // 10))]
     rest = [i for i in range(len(members)) if not votes.picked[i]]
-    cosines = similarity(rows.take(rest), rows.take(first), "cosine")
+    cosines = similarity(rows[rest], rows[first], "cosine")
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :shots]
     shown = [[members[first[j]] for j in row][::-1] for row in nearest]  # the nearest stands next to the question
     sure = confidences([members[i] for i in rest], shown, options.max_tokens, context)
