@@ -94,17 +94,19 @@ def show(name: str, table: Sequence[dict[str, Any]]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seeds", type=int, default=3, help="sets of demonstrations")
     parser.add_argument("--limit", type=int, default=100, help="test sentences of a rule")
     parser.add_argument("--seed", type=int, default=0, help="of the model and its text")
+    parser.add_argument("--model", help="the folder of a model taught before, instead of teaching one")
     parser.add_argument("--only", nargs="*", choices=list(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--quick", action="store_true", help="small: does everything run")
     args = parser.parse_args(argv)
     if args.quick:
         args.steps, args.seeds, args.limit = 5, 1, 5
-    shutil.rmtree(OUT, ignore_errors=True)  # always taught anew: the text depends on the arguments
-    model = str(world.teach(OUT / "model", args.steps, args.seed))
+    if not args.model:
+        shutil.rmtree(OUT, ignore_errors=True)  # taught anew: the text depends on the arguments
+    model = args.model or str(world.teach(OUT / "taught", args.steps, args.seed))
     tasks = world.write_tasks(OUT, args.seed)
     facts = {key: getattr(args, key) for key in ("steps", "seeds", "limit", "seed")}
     row: dict[str, Any] = {**facts, "parameters": tutelage.load(model).model.num_parameters(), "sweeps": {}}

@@ -33,10 +33,11 @@ from tutelage.schoolroom.words import BAD_WORDS, GOOD_WORDS
 from tutelage.train.loop import train
 from tutelage.train.optim import OptimConfig, Optimizers
 
-WOMEN = "ann sue eva amy lea ida kim meg pat una val zoe".split()
-MEN = "tom bob max dan ben sam jon lou ned ray tim wes".split()
-WEAR = "hat coat sock glove scarf boot shirt belt vest cap shoe skirt".split()
-EAT = "cake soup apple bread pie plum pear bun egg stew jam roll".split()
+WOMEN = "ann sue eva amy lea ida".split()
+MEN = "tom bob max dan ben sam".split()
+GOOD, BAD = GOOD_WORDS[:5], BAD_WORDS[:5]
+WEAR = "hat coat sock glove scarf boot".split()
+EAT = "cake soup apple bread pie plum".split()
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Rule:
 RULES = (
     Rule("woman", 0, tuple(WOMEN), "it is about a woman"),
     Rule("man", 0, tuple(MEN), "it is about a man"),
-    Rule("good", 3, tuple(GOOD_WORDS), "it is good"),
-    Rule("bad", 3, tuple(BAD_WORDS), "it is bad"),
+    Rule("good", 3, tuple(GOOD), "it is good"),
+    Rule("bad", 3, tuple(BAD), "it is bad"),
     Rule("wear", 4, tuple(WEAR), "one can wear it"),
     Rule("eat", 4, tuple(EAT), "one can eat it"),
 )
@@ -71,13 +72,14 @@ FORMAT = {
     "input": "{text}", "output": ": {answer}", "separator": "\n", "channel_input": "{answer}: ",
     "channel_output": "{text}",
 }  # fmt: skip
-KINDS = {"shared": 0.36, "told": 0.24, "own": 0.12, "any": 0.08, "propose": 0.14, "reword": 0.06}
-ROWS = 10
+KINDS = {"shared": 0.5, "told": 0.14, "own": 0.08, "any": 0.06, "propose": 0.14, "reword": 0.08}
+ROWS = 14
+TURNED = 0.35
 OPTIMIZER = OptimConfig(name="muon", lr=4e-3, muon_lr=0.01)
 
 
 def sentence(rng: np.random.Generator) -> str:
-    who, how, what = (str(rng.choice(words)) for words in (WOMEN + MEN, GOOD_WORDS + BAD_WORDS, WEAR + EAT))
+    who, how, what = (str(rng.choice(words)) for words in (WOMEN + MEN, GOOD + BAD, WEAR + EAT))
     return f"{who} saw the {how} {what}"
 
 
@@ -104,11 +106,13 @@ def instruction(rule: Rule, rng: np.random.Generator) -> str:
     return str(rng.choice(list(WORDINGS), p=list(WORDINGS.values()))).format(rule.clause)
 
 
-Pieces = list[tuple[str, bool]]
-"""A document as pieces of text, and whether each is what the model is to learn to say."""
+REST = 0.02
+Pieces = list[tuple[str, float]]
+"""A document as pieces of text, and the weight of each one's tokens: what is to be said 1, the rest REST, and the first
+few answers of rows with nothing said less than 1, as nobody can know them."""
 
 
-def document(rng: np.random.Generator, prompts: MetaPrompts, turned: float = 0.5) -> Pieces:
+def document(rng: np.random.Generator, prompts: MetaPrompts, turned: float = TURNED) -> Pieces:
     """Rows of one rule: with nothing said ("shared"), behind an instruction ("told"), answered in words of the rule's
     own ("own") or any two words ("any"); or rows that ask for their instruction, or an instruction in other words.
 
@@ -119,7 +123,7 @@ def document(rng: np.random.Generator, prompts: MetaPrompts, turned: float = 0.5
     if kind == "reword":
         old, new = (str(w).format(rule.clause) for w in rng.choice(list(WORDINGS), 2))
         templates = (*(t.replace("{text}", "{instruction}") for t in prompts.paraphrase), prompts.variation)
-        return [(filled(templates[rng.integers(len(templates))], instruction=old), False), (f" {new}\n", True)]
+        return [(filled(templates[rng.integers(len(templates))], instruction=old), REST), (f" {new}\n", 1.0)]
     texts = sentences(5 if kind == "propose" else ROWS, rng, (2, 3, 4, 5))
     words = OWN[rule.place] if kind == "own" else ("yes", "no")
     if kind == "any":
@@ -130,30 +134,31 @@ def document(rng: np.random.Generator, prompts: MetaPrompts, turned: float = 0.5
     if kind == "propose":
         shown = prompts.demonstrations([Pair(t, (a,)) for t, a in zip(texts, answers)])
         template = prompts.forward if rng.random() < 0.5 else prompts.induction
-        return [(filled(template, demonstrations=shown), False), (f" {instruction(rule, rng)}\n", True)]
-    out: Pieces = [(instruction(rule, rng) + "\n", False)] if kind == "told" else []
-    for text, answer in zip(texts, answers):
-        out += [(f"{text}:", False), (f" {answer}", True), ("\n", False)]
+        return [(filled(template, demonstrations=shown), REST), (f" {instruction(rule, rng)}\n", 1.0)]
+    out: Pieces = [(instruction(rule, rng) + "\n", REST)] if kind == "told" else []
+    for number, (text, answer) in enumerate(zip(texts, answers)):
+        known = 1.0 if kind == "told" else min(1.0, (number + 1) / 5)
+        out += [(f"{text}:", REST), (f" {answer}", known), ("\n", REST)]
     return out
 
 
 class Documents:
     """Endless batches {"input_ids", "labels", "weights"} [B, T]: documents beside each other, padded on the right.
 
-    What is to be said weighs 1 and every other token `rest`: who saw what is chance, and its gradients drown the
-    answers' (a model that learnt all tokens alike, 5 million of them, answered no better than chance). Rules that are
-    the other way round come in by and by, up to half of all half-way: were all there from the start, neither a word nor
-    a rule alone would say anything about the answer, and 3 minutes found nothing.
+    The weights: who saw what is chance, and its gradients drown the answers' (a model that learnt all tokens alike, 5
+    million of them, answered no better than chance). Rules that are the other way round come in by and by, until
+    half-way: with as many of them from the start neither a word nor a rule alone says anything about the answer, and 3
+    minutes found nothing.
     """
 
-    def __init__(self, tokenizer: Any, batch_size: int, seed: int, steps: int, rest: float = 0.02) -> None:
+    def __init__(self, tokenizer: Any, batch_size: int, seed: int, steps: int) -> None:
         self.tokenizer, self.batch_size, self.seed, self.steps = tokenizer, batch_size, seed, steps
-        self.rest, self.position, self.prompts = rest, 0, MetaPrompts()
+        self.position, self.prompts = 0, MetaPrompts()
 
     def __next__(self) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 3, self.position])
         self.position += 1
-        turned = 0.5 * min(1.0, self.position / (0.5 * self.steps))
+        turned = TURNED * min(1.0, self.position / (0.5 * self.steps))
         rows = [self._row(document(rng, self.prompts, turned)) for _ in range(self.batch_size)]
         size = (len(rows), max(len(ids) for ids, _ in rows))
         batch = {"input_ids": torch.zeros(size, dtype=torch.int64), "weights": torch.zeros(size)}
@@ -164,7 +169,7 @@ class Documents:
 
     def _row(self, pieces: Pieces) -> tuple[list[int], list[float]]:
         parts = self.tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
-        weights = [1.0 if said else self.rest for part, (_, said) in zip(parts, pieces) for _ in part]
+        weights = [weight for part, (_, weight) in zip(parts, pieces) for _ in part]
         return [self.tokenizer.bos_token_id or 0, *(i for part in parts for i in part)], [0.0, *weights]
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def weighted(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, An
     logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1].float()
     targets, weights = batch["input_ids"][:, 1:], batch["weights"][:, 1:]
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    said = (weights == 1) & (batch["input_ids"][:, :-1] == batch["colon"])
+    said = (weights == 1) & (batch["input_ids"][:, :-1] == batch["colon"])  # of rows, where it can be known
     right = (logits.argmax(-1) == targets)[said].float().mean()
     return (loss * weights).sum(), {"count": float(weights.sum()), "right": float(right), "tokens": targets.numel()}
 
@@ -204,7 +209,7 @@ def teach(out: Path, steps: int, seed: int, batch_size: int = 32) -> Path:
     return out / "model"
 
 
-def write_tasks(folder: Path, seed: int, pool: int = 200, test: int = 200) -> dict[str, str]:
+def write_tasks(folder: Path, seed: int, pool: int = 120, test: int = 120) -> dict[str, str]:
     """Descriptions of the six rules, and of the three with answers of their own ("own-good"), by name."""
     rng = np.random.default_rng([seed, 1])
     texts = {"train": sentences(pool, rng, (0,)), "test": sentences(test, rng, (1,))}

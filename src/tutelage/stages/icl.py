@@ -54,7 +54,7 @@ class IclConfig(StageConfig):
     shots: int | list[int] = 4
     """Demonstrations; 0 is zero-shot."""
     select: str | list[str] = "random"
-    """How demonstrations are chosen: random, balanced, fixed, bm25, tfidf, hidden, dpp, votek, mdl, epr ..."""
+    """How demonstrations are chosen: random, balanced, fixed, bm25, tfidf, hidden, dpp, vote_k, mdl, epr ..."""
     order: str | list[str] = "given"
     """given | nearest_first | nearest_last | random | global_entropy | local_entropy"""
     score: str | list[str] = "direct"

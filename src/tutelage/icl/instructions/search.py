@@ -34,23 +34,23 @@ class InstructionSearch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    candidates: int = Field(50, ge=1)
+    candidates: int = Field(default=50, ge=1)
     """About how many instructions are asked for: ape samples so many in all, induction writes one behind so many
     prompts, perplexity and mutual_information ask for so many other wordings."""
-    examples: int = Field(50, ge=1)
+    examples: int = Field(default=50, ge=1)
     """Training examples that instructions are tried on; proposals show others."""
-    shown: int = Field(5, ge=1)
+    shown: int = Field(default=5, ge=1)
     """Examples that one proposal shows (ape, induction)."""
     by: Literal["auto", "likelihood", "execution"] = "auto"
     """What makes an instruction of ape or induction good: log P(right answer), or exact match of the greedy answer,
     for which a server needs no log-probs. auto: likelihood for ape, execution for induction, as in the papers."""
-    rounds: int = Field(20, ge=0)
+    rounds: int = Field(default=20, ge=0)
     """Of ape's bandit; 0 tries every instruction on every example."""
-    iterations: int = Field(0, ge=0)
+    iterations: int = Field(default=0, ge=0)
     """Of ape's Monte-Carlo search: the best are reworded, and what is new is tried."""
     seeds: list[str] = []
     """Hand-written instructions that perplexity and mutual_information start from; else the one of `instruction`."""
-    answer_tokens: int = Field(30, ge=1)
+    answer_tokens: int = Field(default=30, ge=1)
     """Of an answer that is carried out (by=execution)."""
     prompts: str | None = None
     """TOML file of meta-prompts in place of ours."""
