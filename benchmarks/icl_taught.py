@@ -3,9 +3,9 @@
     python benchmarks/icl_taught.py [--seed 0] [--quick]
 
 The small real models at hand do not do SST-2, so on them nothing can be told apart. Here a model of a million
-parameters is taught a small world of rules (icl_world.py, minutes on one core), and `tutelage icl` measures it on
-sentences that it has not seen: six rules, all answered yes and no, and three with answers of their own. Means are over
-rules and sets of demonstrations (seeds), with 95% intervals over these; --only names some of the sweeps.
+parameters is taught a small world of questions (icl_world.py, minutes on one core), and `tutelage icl` measures it on
+sentences that it has not seen. Means are over the four questions and the sets of demonstrations (seeds), with 95%
+intervals over these; --only names some of the sweeps.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ SELECTORS = [
 HAND = "decide whether {}"
 """A wording that is not among those which the model was taught."""
 SWEEPS: dict[str, dict[str, Any]] = {
-    "shots": {"shots": [0, 1, 2, 4, 8], "condition": ["gold", "random"]},
-    "conditions": {"shots": 8, "condition": CONDITIONS, "score": ["direct", "channel"]},
-    "selectors": {"shots": 4, "select": SELECTORS},
-    "orders": {"shots": 4, "order": ["given", "random", "global_entropy", "local_entropy"]},
-    "directions": {"shots": 4, "select": "bm25", "order": ["nearest_first", "nearest_last"]},
-    "instructions": {"shots": [0, 2], "instructions": ["none", "ape", "induction", "perplexity", "mutual_information"]},
+    "shots": {"shots": [0, 1, 2, 4, 7], "condition": ["gold", "random"]},
+    "conditions": {"shots": 4, "condition": CONDITIONS, "score": ["direct", "channel"]},
+    "selectors": {"shots": 2, "select": SELECTORS},
+    "orders": {"shots": 3, "order": ["given", "random", "global_entropy", "local_entropy"]},
+    "directions": {"shots": 3, "select": "bm25", "order": ["nearest_first", "nearest_last"]},
+    "instructions": {"shots": [0, 1], "instructions": ["none", "ape", "induction", "perplexity", "mutual_information"]},
 }
 
 
 def sweep(name: str, model: str, tasks: dict[str, str], seeds: int, limit: int) -> list[dict[str, Any]]:
-    """Rows {setting, rule, seed, accuracy, searched?} of one sweep, on every task."""
+    """Rows {setting, task, seed, accuracy, searched?} of one sweep, on every task."""
     rows: list[dict[str, Any]] = []
-    one_by_one = name == "instructions"  # the hand-written instruction is each rule's own
-    clauses = {rule.name: rule.clause for rule in world.RULES}
+    one_by_one = name == "instructions"  # the hand-written instruction is each task's own
+    clauses = {question.name: question.clause for question in world.QUESTIONS}
     for group in [[t] for t in tasks] if one_by_one else [list(tasks)]:
         words: dict[str, Any] = {"task": [tasks[t] for t in group], "model": model, "seeds": seeds, "limit": limit}
         if one_by_one:
@@ -63,40 +63,35 @@ def sweep(name: str, model: str, tasks: dict[str, str], seeds: int, limit: int) 
         for line in (path / "results.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             keys = [k for k, v in SWEEPS[name].items() if isinstance(v, list)]
-            kept = {"setting": {k: row["setting"][k] for k in keys}, "rule": Path(row["task"]).stem}
+            kept = {"setting": {k: row["setting"][k] for k in keys}, "task": Path(row["task"]).stem}
             rows.append({**kept, **{k: row[k] for k in ("seed", "accuracy", "seconds", "searched") if k in row}})
     return rows
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean accuracy of each setting with its interval: over the six rules, and over the three that tell."""
+    """The mean accuracy of each setting over tasks and seeds, with its interval."""
     out = []
     for setting in list(dict.fromkeys(json.dumps(row["setting"]) for row in rows)):
         mine = [row for row in rows if json.dumps(row["setting"]) == setting]
-        found: dict[str, Any] = json.loads(setting)
-        for name, part in (("rules", [r for r in mine if "own-" not in r["rule"]]),
-                           ("own", [r for r in mine if "own-" in r["rule"]])):  # fmt: skip
-            if part:
-                middle, half = common.mean_interval([r["accuracy"] for r in part])
-                found[name] = {"accuracy": round(middle, 4), "half": round(half, 4), "n": len(part)}
-        found["seconds"] = round(sum(row["seconds"] for row in mine), 2)
-        out.append(found)
+        middle, half = common.mean_interval([row["accuracy"] for row in mine])
+        seconds = sum(row["seconds"] for row in mine)
+        found = {"accuracy": round(middle, 4), "half": round(half, 4), "n": len(mine), "seconds": round(seconds, 2)}
+        out.append({**json.loads(setting), **found})
     return out
 
 
 def show(name: str, table: Sequence[dict[str, Any]]) -> None:
     for row in table:
-        setting = " ".join(str(v) for k, v in row.items() if k not in ("rules", "own", "seconds"))
-        found = [(k, row[k]) for k in ("rules", "own") if k in row]
-        parts = [f"{k} {100 * one['accuracy']:5.1f} +- {100 * one['half']:4.1f}" for k, one in found]
-        print(f"{name:13}{setting:34}{'   '.join(parts)}   {row['seconds']:.1f} s", flush=True)
+        setting = " ".join(str(v) for k, v in row.items() if k not in ("accuracy", "half", "n", "seconds"))
+        print(f"{name:13}{setting:34}{100 * row['accuracy']:6.1f} +- {100 * row['half']:4.1f}{row['seconds']:8.1f} s",
+              flush=True)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seeds", type=int, default=3, help="sets of demonstrations")
-    parser.add_argument("--limit", type=int, default=100, help="test sentences of a rule")
+    parser.add_argument("--limit", type=int, default=100, help="test sentences of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the model and its text")
     parser.add_argument("--model", help="the folder of a model taught before, instead of teaching one")
     parser.add_argument("--only", nargs="*", choices=list(SWEEPS), default=list(SWEEPS))
@@ -111,13 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     facts = {key: getattr(args, key) for key in ("steps", "seeds", "limit", "seed")}
     row: dict[str, Any] = {**facts, "parameters": tutelage.load(model).model.num_parameters(), "sweeps": {}}
     for name in args.only:
-        wanted = {k: v for k, v in tasks.items() if name != "instructions" or "own-" not in k}
-        rows = sweep(name, model, wanted, args.seeds, args.limit)
+        rows = sweep(name, model, tasks, args.seeds, args.limit)
         table = means(rows)
         show(name, table)
         row["sweeps"][name] = table
         if name == "instructions":
-            row["found"] = [{**r["setting"], "rule": r["rule"], "seed": r["seed"], **r["searched"]} for r in rows
+            row["found"] = [{**r["setting"], "task": r["task"], "seed": r["seed"], **r["searched"]} for r in rows
                             if "searched" in r and r["setting"]["shots"] == 0]  # fmt: skip
     row["machine"] = common.machine()
     common.save("icl_taught" if args.seed == 0 else f"icl_taught_seed{args.seed}", row, args.quick)

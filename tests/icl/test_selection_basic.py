@@ -222,18 +222,23 @@ def test_what_is_longer_than_the_context_is_left_out_and_said(engine, caplog):
 def test_a_sentence_transformers_folder_is_loaded_and_compared(tmp_path, monkeypatch):
     """A folder as sentence-transformers saves it (a tiny random BERT, mean pooling), against the same model by hand."""
     library = pytest.importorskip("sentence_transformers")
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules
     from transformers import AutoModel, BertConfig, BertModel, BertTokenizerFast
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for e in POOL for w in e.text.lower().split()})]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     torch.manual_seed(0)
-    bert = BertModel(BertConfig(len(words), 16, 2, 2, 32, max_position_embeddings=32)).eval()
+    bert = BertModel(
+        BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    ).eval()  # fmt: skip
     bert.save_pretrained(tmp_path / "bert")
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
-    word = models.Transformer(str(tmp_path / "bert"), max_seq_length=32)
-    library.SentenceTransformer(modules=[word, models.Pooling(16)], device="cpu").save(str(tmp_path / "encoder"))
+    word = modules.Transformer(str(tmp_path / "bert"), max_seq_length=32)
+    library.SentenceTransformer(modules=[word, modules.Pooling(16)], device="cpu").save(str(tmp_path / "encoder"))
 
     found = sentence_vectors([e.text for e in POOL], str(tmp_path / "encoder"))
     tokenizer = BertTokenizerFast.from_pretrained(tmp_path / "bert")
