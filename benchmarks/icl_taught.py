@@ -4,8 +4,9 @@
 
 The small real models at hand do not do SST-2, so on them nothing can be told apart. Here a model of a million
 parameters is taught a small world of questions (icl_world.py, minutes on one core), and `tutelage icl` measures it on
-sentences that it has not seen. Means are over the four questions and the sets of demonstrations (seeds), with 95%
-intervals over these; --only names some of the sweeps.
+sentences that it has not seen. One right demonstration tells it which of four questions is meant; so selectors and
+orders are told apart on three tasks that mix two questions. Means are over tasks and sets of demonstrations (seeds),
+with 95% intervals over these; --only names some of the sweeps.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ HAND = "decide whether {}"
 SWEEPS: dict[str, dict[str, Any]] = {
     "shots": {"shots": [0, 1, 2, 4, 7], "condition": ["gold", "random"]},
     "conditions": {"shots": 4, "condition": CONDITIONS, "score": ["direct", "channel"]},
-    "selectors": {"shots": 2, "select": SELECTORS},
-    "orders": {"shots": 3, "order": ["given", "random", "global_entropy", "local_entropy"]},
-    "directions": {"shots": 3, "select": "bm25", "order": ["nearest_first", "nearest_last"]},
+    "shots_mixed": {"shots": [0, 1, 2, 4, 7]},
+    "selectors": {"shots": 4, "select": SELECTORS},
+    "orders": {"shots": 4, "order": ["given", "random", "global_entropy", "local_entropy"]},
+    "directions": {"shots": 4, "select": "bm25", "order": ["nearest_first", "nearest_last"]},
     "instructions": {"shots": [0, 1], "instructions": ["none", "ape", "induction", "perplexity", "mutual_information"]},
 }
 
@@ -106,7 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     facts = {key: getattr(args, key) for key in ("steps", "seeds", "limit", "seed")}
     row: dict[str, Any] = {**facts, "parameters": tutelage.load(model).model.num_parameters(), "sweeps": {}}
     for name in args.only:
-        rows = sweep(name, model, tasks, args.seeds, args.limit)
+        mixed = name in ("selectors", "orders", "directions", "shots_mixed")
+        rows = sweep(name, model, {k: v for k, v in tasks.items() if ("-" in k) == mixed}, args.seeds, args.limit)
         table = means(rows)
         show(name, table)
         row["sweeps"][name] = table

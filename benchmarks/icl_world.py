@@ -63,6 +63,9 @@ QUESTIONS = (
     Question("worth", 3, (GOOD, BAD), ("good", "bad"), "it is good or bad"),
     Question("use", 4, (WEAR, EAT), ("wear", "eat"), "one can wear or eat it"),
 )
+MIXED = tuple((QUESTIONS[a], QUESTIONS[b]) for a, b in ((1, 2), (2, 3), (3, 1)))
+"""Tasks that the model has not seen the like of: one question of sentences about women, another of those about men. So
+demonstrations about the wrong people mislead, and it matters which ones are chosen and which comes last."""
 WORDINGS = {"say whether {}": 0.5, "tell me if {}": 0.25, "answer whether {}": 0.15, "please find out if {}": 0.1}
 """How instructions are worded, and how often."""
 FORMAT = {
@@ -185,20 +188,22 @@ def teach(out: Path, steps: int, seed: int, batch_size: int = 32) -> Path:
 
 
 def write_tasks(folder: Path, seed: int, pool: int = 120, test: int = 120) -> dict[str, str]:
-    """Descriptions of the four questions, by name; all answers of all questions are options."""
+    """Descriptions of the four questions and the tasks of MIXED, by name; all eight answers are options."""
     rng = np.random.default_rng([seed, 1])
     texts = {"train": sentences(pool, rng, (0,)), "test": sentences(test, rng, (1,))}
     form = "\n".join(f"{key} = {json.dumps(value)}" for key, value in FORMAT.items())
     words = [word for question in QUESTIONS for word in question.answers]
     labels = ", ".join(f"{word} = {json.dumps(word)}" for word in words)
     out = {}
-    for question in QUESTIONS:
+    tasks = {question.name: (question, question) for question in QUESTIONS}
+    tasks |= {f"{a.name}-{b.name}": (a, b) for a, b in MIXED}
+    for name, asked in tasks.items():
         for split, rows in texts.items():
-            lines = [json.dumps({"text": t, "label": question.answer(t)}) for t in rows]
-            (folder / f"{question.name}.{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        files = "".join(f'{split} = "{question.name}.{split}.jsonl"\n' for split in texts)
-        (folder / f"{question.name}.toml").write_text(
-            f"{files}labels = {{ {labels} }}\n[format]\n{form}\n", encoding="utf-8"
-        )
-        out[question.name] = str(folder / f"{question.name}.toml")
+            labelled = [(t, asked[t.split()[0] in MEN].answer(t)) for t in rows]
+            lines = "".join(json.dumps({"text": t, "label": answer}) + "\n" for t, answer in labelled)
+            (folder / f"{name}.{split}.jsonl").write_text(lines, encoding="utf-8")
+        files = "".join(f'{split} = "{name}.{split}.jsonl"\n' for split in texts)
+        text = f"{files}labels = {{ {labels} }}\n[format]\n{form}\n"
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+        out[name] = str(folder / f"{name}.toml")
     return out
