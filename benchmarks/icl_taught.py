@@ -31,20 +31,20 @@ CONDITIONS = [
     "gold", "random", "correct_50", "wrong", "permuted", "no_labels", "labels_only", "english_words",
     "english_words_gold",
 ]  # fmt: skip
-SELECTORS = [
-    "random", "balanced", "bm25", "tfidf", "hidden", "dpp", "vote_k", "perplexity", "information", "mdl", "epr",
-    "generated",
-]  # fmt: skip
+QUICK = ["random", "bm25", "tfidf", "hidden", "dpp", "perplexity"]
+SLOW = ["vote_k", "information", "mdl", "epr", "generated"]
+"""Selectors that ask the model much. `balanced` is none: the tasks' examples have four of the eight answers."""
 HAND = "decide whether {}"
 """A wording that is not among those which the model was taught."""
 SWEEPS: dict[str, dict[str, Any]] = {
     "shots": {"shots": [0, 1, 2, 4, 7], "condition": ["gold", "random"]},
     "conditions": {"shots": 4, "condition": CONDITIONS, "score": ["direct", "channel"]},
     "shots_mixed": {"shots": [0, 1, 2, 4, 7]},
-    "selectors": {"shots": 4, "select": SELECTORS},
+    "selectors": {"shots": 4, "select": QUICK},
     "orders": {"shots": 4, "order": ["given", "random", "global_entropy", "local_entropy"]},
     "directions": {"shots": 4, "select": "bm25", "order": ["nearest_first", "nearest_last"]},
     "instructions": {"shots": [0, 1], "instructions": ["none", "ape", "induction", "perplexity", "mutual_information"]},
+    "slow_selectors": {"shots": 4, "select": SLOW},
 }
 
 
@@ -58,7 +58,7 @@ def sweep(name: str, model: str, tasks: dict[str, str], seeds: int, limit: int) 
         if one_by_one:
             words["instruction"] = HAND.format(clauses[group[0]])
             words["search"] = {"candidates": 50, "examples": 40}
-        if name == "selectors":
+        if name == "slow_selectors":
             words["selection"] = {"epr": {"examples": 100, "candidates": 30}}
         out = OUT / "-".join([name, *(group if one_by_one else [])])
         path, _ = launch("icl", {**words, **SWEEPS[name], "out": str(out)})
@@ -106,9 +106,10 @@ def main(argv: list[str] | None = None) -> int:
     model = args.model or str(world.teach(OUT / "taught", args.steps, args.seed))
     tasks = world.write_tasks(OUT, args.seed)
     facts = {key: getattr(args, key) for key in ("steps", "seeds", "limit", "seed")}
-    row: dict[str, Any] = {**facts, "parameters": tutelage.load(model).model.num_parameters(), "sweeps": {}}
+    row: dict[str, Any] = {**facts, "parameters": tutelage.load(model).model.num_parameters()}
+    row |= {"machine": common.machine(), "sweeps": {}}
     for name in args.only:
-        mixed = name in ("selectors", "orders", "directions", "shots_mixed")
+        mixed = name not in ("shots", "conditions", "instructions")
         rows = sweep(name, model, {k: v for k, v in tasks.items() if ("-" in k) == mixed}, args.seeds, args.limit)
         table = means(rows)
         show(name, table)
@@ -116,8 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         if name == "instructions":
             row["found"] = [{**r["setting"], "task": r["task"], "seed": r["seed"], **r["searched"]} for r in rows
                             if "searched" in r and r["setting"]["shots"] == 0]  # fmt: skip
-    row["machine"] = common.machine()
-    common.save("icl_taught" if args.seed == 0 else f"icl_taught_seed{args.seed}", row, args.quick)
+        common.save("icl_taught" if args.seed == 0 else f"icl_taught_seed{args.seed}", row, args.quick)
     return 0
 
 
