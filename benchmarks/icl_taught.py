@@ -57,7 +57,7 @@ def sweep(name: str, model: str, tasks: dict[str, str], seeds: int, limit: int) 
         words: dict[str, Any] = {"task": [tasks[t] for t in group], "model": model, "seeds": seeds, "limit": limit}
         if one_by_one:
             words["instruction"] = HAND.format(clauses[group[0]])
-            words["search"] = {"candidates": 50, "examples": 40}
+            words["search"] = {"candidates": 25, "examples": 30}
         if name == "slow_selectors":
             words["selection"] = {"epr": {"examples": 100, "candidates": 30}}
         out = OUT / "-".join([name, *(group if one_by_one else [])])
