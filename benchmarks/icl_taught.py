@@ -85,7 +85,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def show(name: str, table: Sequence[dict[str, Any]]) -> None:
     for row in table:
         setting = " ".join(str(v) for k, v in row.items() if k not in ("accuracy", "half", "n", "seconds"))
-        print(f"{name:13}{setting:34}{100 * row['accuracy']:6.1f} +- {100 * row['half']:4.1f}{row['seconds']:8.1f} s",
+        print(f"{name:15}{setting:34}{100 * row['accuracy']:6.1f} +- {100 * row['half']:4.1f}{row['seconds']:8.1f} s",
               flush=True)  # fmt: skip
 
 
