@@ -19,7 +19,7 @@ from coincidence matrices, which add over items, so that a resample costs one ma
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -87,6 +87,27 @@ def agreement_report(
     times = [s for one in last.values() if (s := _seconds(one)) is not None]
     out["over_time"] = _over_time(table, measure, times, windows)
     return out
+
+
+def agreement_of(
+    judge: Iterable[Ranked], people: Iterable[Ranked], samples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """A further judge (a model, a newcomer) beside each of the people who ranked the same items, as `agreement_report`
+    counts one person beside the others: `items`, `comparisons`, `agreement`, `agreement_exact`, `kendall_tau`,
+    `agreement_majority` (of all the people), with their intervals over items. Whose name the judge bears is ignored.
+    """
+    judged = {one.item: one for one in judge}
+    by_item: dict[Hashable, list[Ranked]] = {}
+    for one in {(one.item, one.annotator): one for one in people}.values():
+        if one.item in judged:
+            by_item.setdefault(one.item, []).append(one)
+    names = list(dict.fromkeys(one.annotator for group in by_item.values() for one in group))
+    stranger = object()
+    shared = [[*group, replace(judged[item], annotator=stranger)] for item, group in by_item.items()]
+    table = _Table.of(shared, [*names, stranger])
+    measure, i = _Measure(len(shared), samples, seed), len(names)
+    weight = 1.0 * (table.first == i) + (table.second == i)
+    return {"items": len(shared), **measure.compared(table, weight), **measure.majority(table, i)}
 
 
 def coincidences(counts: Array) -> Array:
