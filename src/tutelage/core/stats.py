@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,17 +49,33 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
     return (concordant - discordant) / total if total else 0.0
 
 
-def calibration_error(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float:
-    """Expected calibration error (Guo et al. 2017): mean |confidence - frequency| over equal-width bins."""
-    n = len(probabilities)
-    total = 0.0
-    for b in range(bins):
-        rows = [i for i, p in enumerate(probabilities) if min(bins - 1, int(p * bins)) == b]
-        if rows:
-            confidence = sum(probabilities[i] for i in rows) / len(rows)
-            frequency = sum(outcomes[i] for i in rows) / len(rows)
-            total += len(rows) / n * abs(confidence - frequency)
-    return total
+def reliability(
+    probabilities: Sequence[float], outcomes: Sequence[float], edges: Sequence[float]
+) -> list[dict[str, float]]:
+    """The reliability curve: {"low", "high", "n", "confidence", "frequency"} of every bin that holds a probability.
+
+    `edges` ascend; a bin holds its lower edge, the last one its upper edge too. "confidence" is the mean probability,
+    "frequency" the mean outcome (0..1).
+    """
+    inside: dict[int, list[int]] = {}
+    for i, p in enumerate(probabilities):
+        inside.setdefault(min(max(bisect_right(edges, p) - 1, 0), len(edges) - 2), []).append(i)
+    return [
+        {
+            "low": edges[b], "high": edges[b + 1], "n": len(rows),
+            "confidence": sum(probabilities[i] for i in rows) / len(rows),
+            "frequency": sum(outcomes[i] for i in rows) / len(rows),
+        }
+        for b, rows in sorted(inside.items())
+    ]  # fmt: skip
+
+
+def calibration_error(
+    probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10, edges: Sequence[float] = ()
+) -> float:
+    """Expected calibration error (Guo et al. 2017): mean |confidence - frequency| over equal-width bins, or `edges`."""
+    curve = reliability(probabilities, outcomes, edges or [b / bins for b in range(bins + 1)])
+    return sum(row["n"] * abs(row["confidence"] - row["frequency"]) for row in curve) / max(1, len(probabilities))
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float:
