@@ -25,8 +25,8 @@ from tutelage.report.read import (
     read_stages,
     time_text,
 )
-from tutelage.report.reward import panels as report_panels
 from tutelage.report.reward import folder_sheets, read_report
+from tutelage.report.reward import panels as report_panels
 from tutelage.report.template import PAGE
 
 
