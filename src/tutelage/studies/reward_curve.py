@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tutelage.core.atomic import write_atomic
-from tutelage.core.config import StageConfig
+from tutelage.core.config import StageConfig, build
 from tutelage.core.rundir import RunDir
 from tutelage.model.hub import load_model, parameter_count
 from tutelage.report.plots import Panel, save_figure
@@ -33,6 +33,8 @@ from tutelage.train.sources import is_world, rankings, world
 
 Rows = list[dict[str, Any]]
 BOUNDS = ("", "_low", "_high")
+SFT_OPTIMIZER = {"name": "muon", "lr": 4e-3, "muon_lr": 0.01, "decay": 0.7}
+"""That of recipes/demo.toml."""
 
 
 class RewardCurveConfig(StageConfig):
@@ -53,8 +55,9 @@ class RewardCurveConfig(StageConfig):
     """Answers a prompt, of the embedded world."""
     people: int = Field(5, ge=2)
     """Simulated people. They take turns at the training prompts, and all of them rank every held-out one."""
-    noise: float = Field(0.2, ge=0)
-    """Of each person's impression of an answer, on the scale 0..1 of the true score."""
+    noise: float = Field(0.35, ge=0)
+    """Of each person's impression of an answer, on the true score's scale 0..1; at 0.35 people agree about as often as
+    InstructGPT's labellers (73%)."""
     features: bool = False
     """Log-prob features of the language model beside the hidden state."""
     passes: float = Field(3.0, gt=0)
@@ -86,7 +89,7 @@ class RewardCurveConfig(StageConfig):
 def run(config: RewardCurveConfig, run: RunDir) -> dict[str, Any]:
     """Train every cell, write the table (summary.json) and figures/study.png."""
     files = [write_rankings(config, run, seed) for seed in range(config.seeds)]
-    cells = []
+    cells: Rows = []
     for name in config.models:
         base = _base(config, run, name)
         parameters = parameter_count(load_model(base)[0])
@@ -126,15 +129,20 @@ def _base(config: RewardCurveConfig, run: RunDir, name: str) -> str:
         return name
     data, seed, size = config.data, config.seed, name.removeprefix("preset:")
     words, text, base, tuned = (str(run.path / part) for part in ("tokenizer", "text", f"base-{size}", f"sft-{size}"))
-    stage(run, "tokenizer", tokenizer.TokenizerConfig(data=data, seed=seed), tokenizer.run)
-    stage(run, "text", prepare.PrepareConfig(tokenizer=words, data=data, documents=config.documents, seed=seed),
-          prepare.run)  # fmt: skip
-    made = pretrain.PretrainConfig(data=text, tokenizer=words, model=name, order="file", steps=config.text_steps,
-                                   eval_every=0, seed=seed)  # fmt: skip
+    stage(run, "tokenizer", build(tokenizer.TokenizerConfig, {"data": data, "seed": seed}), tokenizer.run)
+    texts = build(prepare.PrepareConfig, {
+        "tokenizer": words, "data": data, "documents": config.documents, "seed": seed,
+    })  # fmt: skip
+    stage(run, "text", texts, prepare.run)
+    made = build(pretrain.PretrainConfig, {
+        "data": text, "tokenizer": words, "model": name, "order": "file", "steps": config.text_steps, "eval_every": 0,
+        "seed": seed,
+    })  # fmt: skip
     stage(run, Path(base).name, made, pretrain.run)
-    optimizer = OptimConfig(name="muon", lr=4e-3, muon_lr=0.01, decay=0.7)  # recipes/demo.toml
-    asked = sft.SftConfig(model=base, data=data, steps=config.sft_steps, batch_size=64, eval_every=0, seed=seed,
-                          rows=64 * config.sft_steps, optimizer=optimizer)  # fmt: skip
+    asked = build(sft.SftConfig, {
+        "model": base, "data": data, "steps": config.sft_steps, "batch_size": 64, "rows": 64 * config.sft_steps,
+        "eval_every": 0, "seed": seed, "optimizer": SFT_OPTIMIZER,
+    })  # fmt: skip
     stage(run, Path(tuned).name, asked, sft.run)
     return tuned
 
@@ -146,11 +154,12 @@ def _cell(
     count, seed = cell["prompts"], cell["seed"]
     steps = max(config.min_steps, round(config.passes * count / config.batch_size))
     name = f"{Path(cell['model']).parent.name or 'rm'}-{Path(cell['model']).name}-{count}-{seed}"
-    found = stage(run, name, reward.RewardConfig(
-        model=base, data=files[0], held_out=files[1], rows=count, held_rows=config.held_rows, features=config.features,
-        steps=steps, batch_size=config.batch_size, max_length=config.max_length, save_every=0,
-        optimizer=config.optimizer, seed=config.seed + seed,
-    ), reward.run)  # fmt: skip
+    trained = build(reward.RewardConfig, {
+        "model": base, "data": files[0], "held_out": files[1], "rows": count, "held_rows": config.held_rows,
+        "features": config.features, "steps": steps, "batch_size": config.batch_size, "max_length": config.max_length,
+        "save_every": 0, "optimizer": config.optimizer, "seed": config.seed + seed,
+    })  # fmt: skip
+    found = stage(run, name, trained, reward.run)
     kept = ("model_agreement", "accuracy", "gold_accuracy", "right_over_wrong", "train_accuracy", "calibration_error")
     keys = [f"{key}{end}" for key in kept for end in BOUNDS]
     return {"run": name, "steps": steps, **{key: found[key] for key in keys if key in found}}
