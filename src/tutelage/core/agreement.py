@@ -187,7 +187,7 @@ class _Table:
             rows.append(np.stack([np.full(len(a), at), who[a], who[b], *met, when[a], when[b]], 1))
             voted.append(np.stack([np.full(len(who), at), who, *_against_majority(signs)], 1))
         columns = np.concatenate(rows).T
-        return _Table(*columns, np.concatenate(voted))
+        return _Table(*[*columns, np.concatenate(voted)])
 
 
 def _meetings(signs: Array) -> tuple[Array, Array, Array, Array, Array]:
