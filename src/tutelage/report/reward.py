@@ -74,8 +74,8 @@ def curve_sheet(summary: Mapping[str, Any]) -> Sheet | None:
     for name, words in (("people_agreement", "one person with another"), ("truth_agreement", "true scores")):
         if name in summary:
             rows.append([words, "", "", "", _value(summary, name), _bounds(summary, name), ""])
-    label = "with one person" if key == "model_agreement" else "accuracy"
-    return Sheet("reward models", ["model", "prompts", "comparisons", "seed", label, "95%", "as the true scores"], rows)
+    label = "with a person" if key == "model_agreement" else "accuracy"
+    return Sheet("reward models", ["model", "prompts", "comparisons", "seed", label, "95%", "with the truth"], rows)
 
 
 def folder_sheets(folder: Path) -> list[Sheet]:
@@ -90,7 +90,7 @@ def console_tables(folder: Path) -> list[Table]:
     for sheet in folder_sheets(folder):
         table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, name in enumerate(sheet.columns):
-            table.add_column(name, justify="right" if number else "left")
+            table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for row in sheet.rows:
             table.add_row(*map(Text, row))
         out.append(table)

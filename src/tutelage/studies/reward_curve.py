@@ -1,5 +1,6 @@
 """Claim: with more comparisons and a bigger model, a reward model comes to agree with one person as people agree with
-one another (InstructGPT sec. 3.5 and app. E: 72.4% of its training labellers' comparisons, who agree on 72.6%).
+one another (Stiennon et al. 2020, fig. 6; InstructGPT: its reward model follows 72.4% of its labellers' comparisons,
+sec. 4.1, who agree with one another on 72.6%, sec. 3.4).
 
 Reward models are trained on nested subsets of the comparisons, from language models of several sizes, and each is laid
 beside the people on the same held-out prompts, counted as one more person. On the embedded world people are simulated
@@ -95,7 +96,7 @@ def run(config: RewardCurveConfig, run: RunDir) -> dict[str, Any]:
         parameters = parameter_count(load_model(base)[0])
         for seed, (train, held, comparisons) in enumerate(files):
             for count in sorted({min(n, len(comparisons)) for n in config.prompts}):
-                cell = {"model": name.removeprefix("preset:"), "parameters": parameters, "prompts": count,
+                cell = {"model": label_of(name), "parameters": parameters, "prompts": count,
                         "comparisons": sum(comparisons[:count]), "seed": seed}  # fmt: skip
                 cells.append(cell | _cell(config, run, base, cell, (train, held)))
     people = read_report(run.path / cells[0]["run"]).get("people") or {}
@@ -153,7 +154,7 @@ def _cell(
     """Train and measure one reward model."""
     count, seed = cell["prompts"], cell["seed"]
     steps = max(config.min_steps, round(config.passes * count / config.batch_size))
-    name = f"{Path(cell['model']).parent.name or 'rm'}-{Path(cell['model']).name}-{count}-{seed}"
+    name = f"rm-{cell['model'].replace('/', '-')}-{count}-{seed}"
     trained = build(reward.RewardConfig, {
         "model": base, "data": files[0], "held_out": files[1], "rows": count, "held_rows": config.held_rows,
         "features": config.features, "steps": steps, "batch_size": config.batch_size, "max_length": config.max_length,
@@ -163,6 +164,11 @@ def _cell(
     kept = ("model_agreement", "accuracy", "gold_accuracy", "right_over_wrong", "train_accuracy", "calibration_error")
     keys = [f"{key}{end}" for key in kept for end in BOUNDS]
     return {"run": name, "steps": steps, **{key: found[key] for key in keys if key in found}}
+
+
+def label_of(model: str) -> str:
+    """A preset's name, or the last two parts of a path or hub id."""
+    return model.removeprefix("preset:") if model.startswith("preset:") else "/".join(Path(model).parts[-2:])
 
 
 def measure(cells: Sequence[dict[str, Any]]) -> str:
