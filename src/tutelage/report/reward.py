@@ -90,7 +90,7 @@ def console_tables(folder: Path) -> list[Table]:
     for sheet in folder_sheets(folder):
         table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, name in enumerate(sheet.columns):
-            table.add_column(name, justify="right" if number else "left", no_wrap=True)
+            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
         for row in sheet.rows:
             table.add_row(*map(Text, row))
         out.append(table)
