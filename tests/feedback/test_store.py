@@ -60,7 +60,8 @@ def test_items_are_added_once(store):
     store.add_batch("b")
     assert store.add_items("b", ROWS) == (10, 0)
     turned = {**ROWS[0], "responses": ROWS[0]["responses"][::-1]}
-    assert store.add_items("b", [turned, ROWS[1], {"prompt": "new", "responses": ["x", {"text": "y", "model": "m"}]}]) == (1, 2)
+    new = {"prompt": "new", "responses": ["x", {"text": "y", "model": "m"}]}
+    assert store.add_items("b", [turned, ROWS[1], new]) == (1, 2)
     item = store.item(11)
     assert [a.text for a in item.answers] == ["x", "y"] and [a.origin for a in item.answers] == [{}, {"model": "m"}]
     assert store.item(1).columns == {"topic": 0} and store.item(1).batch == "b"
@@ -149,7 +150,8 @@ def test_a_changed_mind_is_a_new_row(store, tmp_path):
     store.add_items("b", ROWS)
     ann = person(store)
     item = store.next_item("b", ann)
-    first = judge(store, ann, item, [0], [1, 2], seconds=4.5, flags=["rude"], comment="好", shown=[a.id for a in item.answers])
+    beside = {"seconds": 4.5, "flags": ["rude"], "comment": "好", "shown": [a.id for a in item.answers]}
+    first = judge(store, ann, item, [0], [1, 2], **beside)
     second = store.record(ann, item.id, "all_bad", ranking(item, [2], [0, 1]))
     assert second.replaces == first.id and first.replaces is None
     assert first.groups == ((1,), (2, 3)) and second.groups == ((3,), (1, 2))
@@ -230,7 +232,8 @@ def test_forgetting_a_person(store, tmp_path):
     store.next_item("b", ann)
     kept = judge(store, bob, store.item(1))
     record = store.forget(ann, "asked by mail")
-    assert record["counts"]["judgements"] == 2 and record["counts"]["people"] == 1 and record["reason"] == "asked by mail"
+    assert record["counts"]["judgements"] == 2 and record["counts"]["people"] == 1
+    assert record["reason"] == "asked by mail" and store.deletions() == [record]
     assert store.person_of(key) is None and [p.name for p in store.people()] == ["Bob"]
     assert store.history(bob, "b") == [kept]
     store.close()

@@ -46,7 +46,9 @@ def open_database(url: str, create: bool = True) -> Engine:
 
 def name_of(engine: Engine) -> str:
     """The database as messages call it: its path, or its address without the password."""
-    return str(engine.url.database if engine.dialect.name == "sqlite" else engine.url.render_as_string(hide_password=True))
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.render_as_string(hide_password=True)
 
 
 def first_line(error: DBAPIError | sqlite3.Error) -> str:
@@ -69,7 +71,8 @@ def _sqlite(url: str, create: bool) -> Engine:
         raise DataError(f"{path}: no such store; expected the file that `tutelage label` wrote, or a server's address")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # 30 s: how long a writer waits for another process's transaction before it is an error
-    engine = create_engine(URL.create("sqlite", database=path), connect_args={"timeout": 30}, pool_size=16, max_overflow=48)
+    waits = {"timeout": 30}
+    engine = create_engine(URL.create("sqlite", database=path), connect_args=waits, pool_size=16, max_overflow=48)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
@@ -109,9 +112,10 @@ def _server(url: str) -> Engine:
     try:
         return create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
-        raise ConfigError(f"{url!r}: not a database's address ({error}); e.g. postgresql+psycopg://host/name") from error
+        # the address itself is not repeated: it may hold a password
+        raise ConfigError(f"not a database's address ({error}); e.g. postgresql+psycopg://host/name") from error
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{url!r} needs a driver: pip install {error.name}[binary]") from error
+        raise ConfigError(f"{url.split(':')[0]}://... needs a driver: pip install {error.name}[binary]") from error
 
 
 def _alembic(connection: Connection) -> Config:

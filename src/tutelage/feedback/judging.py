@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, delete, exists, insert, select
 from tutelage.core.errors import DataError
 from tutelage.feedback.people import need, sane
 from tutelage.feedback.rows import KINDS, Groups, Judgement, clean
-from tutelage.feedback.tables import answers, items, judgements, leases, places
+from tutelage.feedback.tables import answers, insert_one, items, judgements, leases, places
 
 MOST_FLAGS, LONGEST_FLAG, LONGEST_COMMENT, LONGEST_TOKEN = 20, 100, 20_000, 200
 _later = judgements.alias("later")
@@ -51,9 +51,8 @@ def record(c: Connection, person_id: int, item_id: int, said: Said) -> Judgement
         return sent
     ids = set(c.scalars(select(answers.c.id).where(answers.c.item_id == item_id)))
     groups = _groups(said.kind, said.groups, ids)
-    previous = c.scalar(
-        select(judgements.c.id).where(judgements.c.item_id == item_id, judgements.c.person_id == person_id, is_current())
-    )
+    mine = judgements.c.item_id == item_id, judgements.c.person_id == person_id
+    previous = c.scalar(select(judgements.c.id).where(*mine, is_current()))
     row = {
         "item_id": item_id,
         "person_id": person_id,
@@ -67,7 +66,7 @@ def record(c: Connection, person_id: int, item_id: int, said: Said) -> Judgement
         "replaces": previous,
         "created_at": time.time() if said.at is None else said.at,
     }
-    number = int(c.execute(insert(judgements).values(row)).inserted_primary_key[0])
+    number = insert_one(c, judgements, row)
     ranked = [{"judgement_id": number, "answer_id": a, "place": p} for p, group in enumerate(groups) for a in group]
     if ranked:
         c.execute(insert(places), ranked)

@@ -16,6 +16,7 @@ from tutelage.feedback.tables import (
     answers,
     deletions,
     demonstrations,
+    insert_one,
     items,
     judgements,
     leases,
@@ -60,7 +61,7 @@ def add(c: Connection, name: str, key: str | None, kind: str = "person", pseudon
         "kind": kind,
         "created_at": time.time(),
     }
-    return int(c.execute(insert(people).values(row)).inserted_primary_key[0])
+    return insert_one(c, people, row)
 
 
 def imported(c: Connection, annotator: str | None, number: int) -> int:

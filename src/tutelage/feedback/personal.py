@@ -78,8 +78,8 @@ def find_personal(text: str) -> list[Span]:
             if check is None or check(match[0]):
                 keep(kind, *match.span())
     for region in REGIONS:
-        for match in phonenumbers.PhoneNumberMatcher(text, region):
-            keep("phone", match.start, match.end)
+        for phone in phonenumbers.PhoneNumberMatcher(text, region):
+            keep("phone", int(phone.start), int(phone.end))
     return sorted(found, key=lambda span: span[1])
 
 

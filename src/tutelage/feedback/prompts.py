@@ -20,7 +20,7 @@ from tutelage.core.errors import DataError
 from tutelage.feedback.people import need
 from tutelage.feedback.personal import find_personal
 from tutelage.feedback.rows import Prompt, clean, digest
-from tutelage.feedback.tables import demonstrations, people, prompt_bands, prompts
+from tutelage.feedback.tables import demonstrations, insert_one, people, prompt_bands, prompts
 from tutelage.text.chat import as_messages
 
 NEAR = 0.8
@@ -32,7 +32,12 @@ LONGEST = 200_000
 
 
 def add_demonstration(
-    c: Connection, person_id: int, prompt: Prompt, answer: str, origin: Mapping[str, Any] | None, edited_from: str | None
+    c: Connection,
+    person_id: int,
+    prompt: Prompt,
+    answer: str,
+    origin: Mapping[str, Any] | None,
+    edited_from: str | None,
 ) -> int:
     """Keep an answer that a person wrote, or edited from a model's; returns its id."""
     need(c, person_id)
@@ -46,7 +51,7 @@ def add_demonstration(
         "edited_from": None if edited_from is None else clean(edited_from),
         "created_at": time.time(),
     }
-    return int(c.execute(insert(demonstrations).values(row)).inserted_primary_key[0])
+    return insert_one(c, demonstrations, row)
 
 
 def add_prompt(c: Connection, prompt: Prompt, person_id: int, consent: bool) -> int | None:
@@ -69,7 +74,7 @@ def add_prompt(c: Connection, prompt: Prompt, person_id: int, consent: bool) -> 
         "split": split_of(str(pseudonym)),
         "created_at": time.time(),
     }
-    number = int(c.execute(insert(prompts).values(row)).inserted_primary_key[0])
+    number = insert_one(c, prompts, row)
     c.execute(insert(prompt_bands), [{"prompt_id": number, "band": b, "value": v} for b, v in enumerate(bands)])
     return number
 

@@ -6,11 +6,15 @@ judgement of a person on an item is the one that no other row replaces. Times ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Index,
@@ -21,14 +25,20 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only under the name INTEGER
 
 
-def _table(name: str, *columns: object) -> Table:
+def _table(name: str, *columns: SchemaItem) -> Table:
     # sqlite_autoincrement: an id is never given out again after its row was deleted
-    return Table(name, metadata, Column("id", Id, primary_key=True), *columns, sqlite_autoincrement=True)  # type: ignore[arg-type]
+    return Table(name, metadata, Column("id", Id, primary_key=True), *columns, sqlite_autoincrement=True)
+
+
+def insert_one(c: Connection, table: Table, row: Mapping[str, Any]) -> int:
+    """Insert a row; returns its id."""
+    return int(c.execute(table.insert().values(**row).returning(table.c.id)).scalar_one())
 
 
 people = _table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -17,7 +19,7 @@ def _table(name: str, *columns: sa.schema.SchemaItem) -> None:
     op.create_table(name, sa.Column("id", _id(), primary_key=True), *columns, sqlite_autoincrement=True)
 
 
-def _column(name: str, kind: sa.types.TypeEngine[object] | type, *rest: sa.schema.SchemaItem) -> sa.Column[object]:
+def _column(name: str, kind: Any, *rest: sa.schema.SchemaItem) -> sa.Column[Any]:
     return sa.Column(name, kind, *rest, nullable=False)
 
 
