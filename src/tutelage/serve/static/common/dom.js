@@ -106,6 +106,12 @@ export function dialog(title, close, ...children) {
   return box;
 }
 
+/** A labelled <select>: `options` {value: words}; `change(value)` when another one is chosen. */
+export function choice(label, value, options, change) {
+  return el("select", { "aria-label": label, title: label, onchange: (event) => change(event.target.value) },
+    Object.entries(options).map(([key, name]) => el("option", { value: key, selected: key === value }, name)));
+}
+
 /** Whether a key press belongs to a field that is being written in. */
 export function typing(event) {
   return Boolean(event.target.closest?.("input, textarea, select, [contenteditable]"));

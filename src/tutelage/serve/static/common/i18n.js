@@ -1,5 +1,7 @@
-// The interface's languages. A page adds its own words with words({en: {...}, zh: {...}}); t(key, ...args) gives the
+// The interface's languages. A page adds its own words with register({en: {...}, zh: {...}}); t(key, ...args) gives the
 // text in the chosen language, {0} standing for the first argument; an entry may also be a function of the arguments.
+
+import { choice } from "./dom.js";
 
 const KEPT = "tutelage.language";
 export const LANGUAGES = { en: "English", zh: "中文" };
@@ -13,6 +15,7 @@ const dictionaries = {
     "sign.title": "Who are you?",
     "sign.pick": "Your name stands beside what you write. Take one, and keep the key that you are given.",
     "sign.name": "Name", "sign.start": "Begin", "sign.key": "Key", "sign.enter": "Enter",
+    "sign.wrong": "The key in the address is not known here.",
     "sign.haveKey": "I have a key", "sign.noKey": "I am new here",
     "sign.keyOnly": "You were given a key, or an address that holds it. Paste the key here.",
     "sign.yourKey": "This is your key. It is shown once: with it you come back under your name from another browser.",
@@ -26,6 +29,7 @@ const dictionaries = {
     "sign.title": "您是谁？",
     "sign.pick": "您的名字会与您写下的内容一起保存。请取一个名字，并保管好随后给您的密钥。",
     "sign.name": "名字", "sign.start": "开始", "sign.key": "密钥", "sign.enter": "进入",
+    "sign.wrong": "网址中的密钥无效。",
     "sign.haveKey": "我有密钥", "sign.noKey": "我是新来的",
     "sign.keyOnly": "您应已收到一个密钥，或包含密钥的网址。请在此粘贴密钥。",
     "sign.yourKey": "这是您的密钥，只显示一次：凭它可以在别的浏览器中以同一名字继续。",
@@ -43,9 +47,9 @@ function pick() {
   return (navigator.languages ?? [navigator.language]).map((tag) => tag.slice(0, 2)).find((tag) => tag in LANGUAGES) ?? "en";
 }
 
-/** Add a page's words: {en: {key: text}, zh: {key: text}}. */
-export function words(more) {
-  for (const [language, entries] of Object.entries(more)) Object.assign(dictionaries[language], entries);
+/** Add a page's words: {en: {key: text}, zh: {key: text}} (a module that exports both will do). */
+export function register(more) {
+  for (const tag of Object.keys(LANGUAGES)) Object.assign(dictionaries[tag], more[tag]);
 }
 
 /** The text of `key`; English where a language lacks it, the key itself where English does. */
@@ -72,6 +76,11 @@ export function setLanguage(tag) {
 /** Call `listener` after every change of language: draw the page again there. */
 export function onLanguage(listener) {
   listeners.push(listener);
+}
+
+/** The switch between the languages. */
+export function picker() {
+  return choice(t("language"), current, LANGUAGES, setLanguage);
 }
 
 document.documentElement.lang = current;
