@@ -30,13 +30,18 @@ export class Board {
   /** Show another ranking; `words` is read out to those who do not see it. */
   set(ranking, words = this.#told(ranking)) {
     if (ranking === this.ranking) return;
-    const focused = document.activeElement?.closest?.(".answer") !== null && this.root.contains(document.activeElement);
     const was = document.activeElement;
+    const focused = this.root.contains(was);
     const before = new Map([...this.cards.values()].map((card) => [card, card.getBoundingClientRect()]));
+    const moved = ranking.groups !== this.ranking.groups;
     this.ranking = ranking;
-    this.#draw();
-    this.#glide(before);
-    if (focused) this.#refocus(was);
+    if (moved) {
+      this.#draw();
+      this.#glide(before);
+      if (focused) this.#refocus(was);
+    } else {
+      this.#labels(); // nothing is put anew: a selection of text, or a press that has begun, goes on
+    }
     if (words) announce(words);
     this.changed(ranking);
   }
@@ -105,6 +110,10 @@ export class Board {
     show(this.pool, left.map((id) => this.cards.get(id)),
       !left.length && el("p", { class: "hollow muted" }, t("pool.drop")));
     this.pool.parentElement.classList.toggle("nothing", !left.length);
+    this.#labels();
+  }
+
+  #labels() {
     for (const [id, card] of this.cards) this.#label(card, id);
   }
 

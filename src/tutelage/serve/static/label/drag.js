@@ -15,8 +15,8 @@ export function dragging(handle, card, { target, hint, drop }) {
     const { top, left } = card.getBoundingClientRect();
     card.classList.add("lifted"); // which makes a tall one short
     const box = card.getBoundingClientRect();
-    from.x += left - box.left;
-    from.y += top - box.top;
+    from.x += box.left - left;
+    from.y += box.top - top;
     if (from.startY > box.bottom) from.y = box.top + 24; // grabbed where it no longer is
     document.documentElement.classList.add("dragging");
     addEventListener("keydown", escape, true);
@@ -51,6 +51,7 @@ export function dragging(handle, card, { target, hint, drop }) {
       setTimeout(() => (justDragged = false));
     }
     from = at = null;
+    for (const [name, act] of Object.entries(ends)) removeEventListener(name, act);
     if (place) drop(place);
   }
 
@@ -61,24 +62,25 @@ export function dragging(handle, card, { target, hint, drop }) {
     end(false);
   }
 
-  handle.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || !event.isPrimary) return;
-    from = { x: event.clientX, y: event.clientY, startY: event.clientY, scroll: scrollY, id: event.pointerId };
-  });
-  handle.addEventListener("pointermove", (event) => {
-    if (!from || event.pointerId !== from.id) return;
+  function moved(event) {
+    if (event.pointerId !== from.id) return;
     if (!at && Math.hypot(event.clientX - from.x, event.clientY - from.y) < SLACK) return;
-    if (!at) {
+    const first = !at;
+    at = { x: event.clientX, y: event.clientY };
+    if (first) {
       handle.setPointerCapture(event.pointerId); // not sooner: a press alone stays a click of the button
-      at = { x: event.clientX, y: event.clientY };
       begin();
     }
-    at = { x: event.clientX, y: event.clientY };
     follow();
+  }
+
+  const ends = { pointermove: moved, pointerup: () => end(true), pointercancel: () => end(false) };
+
+  handle.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0 || !event.isPrimary || from) return;
+    from = { x: event.clientX, y: event.clientY, startY: event.clientY, scroll: scrollY, id: event.pointerId };
+    for (const [name, act] of Object.entries(ends)) addEventListener(name, act);
   });
-  handle.addEventListener("pointerup", () => end(true));
-  handle.addEventListener("pointercancel", () => end(false));
-  handle.addEventListener("lostpointercapture", () => from && end(false));
   handle.addEventListener("click", (event) => {
     if (!justDragged) return;
     event.preventDefault();
