@@ -249,3 +249,20 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise DataError("chat: the tokenizer has neither a turn end nor an eos token; call ensure_chat first")
     return int(tokenizer.eos_token_id)
+
+
+def fit_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int) -> list[Message]:
+    """The conversation without as many of its oldest exchanges as must go for its prompt to take `room` tokens.
+
+    A system message at the head stays. DataError when even the last message alone does not fit.
+    """
+    head = messages[:1] if messages and messages[0]["role"] == "system" else []
+    kept = messages[len(head) :]
+    while True:
+        length = len(encode_prompt(tokenizer, head + kept))
+        if length <= room:
+            return head + kept
+        if len(kept) <= 1:
+            raise DataError(f"a message of {length} tokens; {room} fit beside an answer of max_tokens")
+        # question and answer together: what remains begins with the user
+        kept = kept[2:] if len(kept) > 2 else kept[1:]
