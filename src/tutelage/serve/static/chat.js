@@ -1,14 +1,15 @@
 // The chat page: what stands where, and which action each control calls.
 
-import { el } from "./common/dom.js";
+import { el, say } from "./common/dom.js";
 import { onLanguage, picker, register, t } from "./common/i18n.js";
+import { themePicker } from "./common/shell.js";
 import { chooser, roundView } from "./chat/compare.js";
 import { addNode, newConversation } from "./chat/conversations.js";
 import { asJson, asMarkdown, copy, download, fileName, fromJson } from "./chat/exporting.js";
 import { icon } from "./chat/icons.js";
 import { listView } from "./chat/list.js";
 import { tokenCard } from "./chat/logprobs.js";
-import { askWho, notice } from "./chat/people.js";
+import { askWho, offer } from "./chat/people.js";
 import { Session } from "./chat/session.js";
 import { panel } from "./chat/settings.js";
 import { assistantMessage, iconButton, userMessage } from "./chat/view.js";
@@ -62,15 +63,16 @@ async function drawList() {
     rename: (id, title) => session.rename(id, title),
     remove: async (id) => {
       const { title, back } = await session.remove(id);
-      notice(t("chat.deleted", title || t("chat.untitled")), { words: t("chat.undo"), run: back });
+      offer(t("chat.deleted", title || t("chat.untitled")), { words: t("chat.undo"), run: back });
     },
     load: loadFile,
   };
-  const links = [picker()];
+  const links = [el("div", { class: "actions" }, picker(), themePicker())];
+  const pages = session.server.store ? [el("a", { href: "/label" }, t("nav.label"))] : [];
   const kept = session.library.kept;
   const current = session.conversation.id;
   side.setAttribute("aria-label", t("chat.list"));
-  side.replaceChildren(...listView({ conversations, current, running: session.running, kept, actions, links }));
+  side.replaceChildren(...listView({ conversations, current, running: session.running, kept, actions, pages, links }));
 }
 
 function closing(act) {
@@ -84,7 +86,7 @@ async function loadFile(file) {
   try {
     await session.take(fromJson(await file.text(), { newConversation, addNode }));
   } catch {
-    notice(t("chat.import.bad", file.name));
+    say(t("chat.import.bad", file.name));
   }
 }
 
@@ -129,7 +131,7 @@ function exporter() {
 
 async function copied(text) {
   await copy(text);
-  notice(t("chat.copied"));
+  say(t("copied"));
 }
 
 function drawBar() {
@@ -181,7 +183,7 @@ async function settingChanged(what) {
 
 // The person, asked for when a vote, an ideal answer or a prompt is to be kept; null: they would rather not say.
 async function somebody() {
-  session.server.person ??= await askWho(session.server.join);
+  session.server.person ??= await askWho();
   return session.server.person;
 }
 
@@ -192,7 +194,7 @@ function welcome() {
   const base = model && !session.info(model).talks;
   const more = kind === "compare" ? t("chat.compare.more") : t(base ? "chat.hello.base" : "chat.hello.more", model);
   const head = t(kind === "compare" ? "chat.compare.hello" : "chat.hello");
-  return el("div", { class: "welcome" }, el("h2", {}, head), el("p", { class: "help" }, more));
+  return el("div", { class: "welcome" }, el("h2", {}, head), el("p", { class: "muted small" }, more));
 }
 
 function viewOf(node) {
@@ -215,7 +217,7 @@ const messageActions = {
   },
   ideal: async (node, text) => {
     if (text === null) redraw("all");
-    else if (text.trim() === node.content.trim()) notice(t("chat.ideal.same"));
+    else if (text.trim() === node.content.trim()) say(t("chat.ideal.same"));
     else if (await somebody()) await told(() => session.ideal(node, text.trim()));
   },
 };
@@ -225,7 +227,7 @@ async function told(work) {
   try {
     await work();
   } catch (problem) {
-    notice(t("chat.failed", problem.message));
+    say(t("chat.failed", problem.message));
   }
 }
 
@@ -262,7 +264,7 @@ function drawComposer() {
   form.replaceChildren(
     comparing ? chooser(choosing) : "",
     el("div", { class: "ask" }, input, send),
-    el("small", { class: "help only-wide" }, t("chat.keys")),
+    el("small", { class: "muted small only-wide" }, t("chat.keys")),
   );
   if (had) input.focus();
 }
@@ -272,7 +274,7 @@ function ask() {
   if (!text || session.busy || !session.models.length) return;
   const comparing = session.conversation.kind === "compare";
   if (comparing && session.settings.compared.length < 2) {
-    notice(t("chat.compare.few"));
+    say(t("chat.compare.few"));
     return;
   }
   input.value = "";
@@ -314,7 +316,7 @@ function listen() {
 
 document.body.append(side, main, veil);
 tokenCard(log);
-await session.begin().catch((problem) => notice(t("chat.offline", problem.message)));
+await session.begin().catch((problem) => say(t("chat.offline", problem.message)));
 listen();
 redraw("all");
 input.focus();

@@ -1,9 +1,9 @@
 // Compare mode: one prompt, two to four models side by side, names hidden if wanted, and a vote.
 
-import { el } from "../common/dom.js";
+import { el, token } from "../common/dom.js";
 import { t } from "../common/i18n.js";
 import { judge, newAnswer, run } from "./answers.js";
-import { newId, touch } from "./conversations.js";
+import { touch } from "./conversations.js";
 import { errorBox, facts, iconButton, rewardBadges, showAnswer, silence } from "./view.js";
 
 export const MOST = 4;
@@ -22,7 +22,7 @@ export function shuffled(count) {
 export function newRound(prompt, models, settings, system) {
   const answers = models.map((model) => newAnswer(model, settings));
   const order = settings.blind ? shuffled(models.length) : [...models.keys()];
-  return { id: newId(), prompt, system, answers, order, blind: settings.blind, vote: null, created: Date.now() };
+  return { id: token(), prompt, system, answers, order, blind: settings.blind, vote: null, created: Date.now() };
 }
 
 export function messagesOfRound(round) {
@@ -53,7 +53,7 @@ function column(round, index, context) {
   const crown = el("span", { class: "crown" });
   const note = el("div", {});
   const foot = el("div", { class: "foot" });
-  const head = el("header", {}, letter, name, crown, iconButton("copy", t("chat.copy"), () => context.copy(node.content)));
+  const head = el("header", {}, letter, name, crown, iconButton("copy", t("copy"), () => context.copy(node.content)));
   const made = el("section", { class: "column" }, head, note, box, foot);
   const talks = context.infoOf(node.model).talks;
 
@@ -87,7 +87,7 @@ function ballot(round, context) {
     const stored = round.vote.stored ? ` ${t("chat.voted.stored")}` : "";
     return [el("p", { role: "status" }, el("strong", {}, votedWords(round.vote, round)), stored)];
   }
-  if (round.answers.some((node) => node.state === "running")) return [el("p", { class: "help" }, t("chat.vote.later"))];
+  if (round.answers.some((node) => node.state === "running")) return [el("p", { class: "muted small" }, t("chat.vote.later"))];
   if (round.answers.some((node) => node.state === "failed" || node.content === "")) return [];
   const cast = (choice) => () => context.vote(round, choice);
   const best = round.order.map((index, place) =>
@@ -101,12 +101,12 @@ function ballot(round, context) {
     el("h3", {}, t("chat.vote")),
     el(
       "div",
-      { class: "row" },
+      { class: "actions" },
       ...best,
       el("button", { type: "button", onclick: cast({ kind: "tie", winner: null }) }, t("chat.vote.tie")),
       el("button", { type: "button", onclick: cast({ kind: "all_bad", winner: null }) }, t("chat.vote.bad")),
     ),
-    el("p", { class: "help" }, t(context.store ? "chat.vote.stores" : "chat.vote.none")),
+    el("p", { class: "muted small" }, t(context.store ? "chat.vote.stores" : "chat.vote.none")),
   ];
 }
 
@@ -155,7 +155,7 @@ export function chooser({ models, infoOf, settings, changed }) {
       changed();
     });
     const note = infoOf(id).talks ? "" : el("small", {}, ` ${t("chat.base")}`);
-    return el("label", { class: "chip" }, input, el("span", {}, id, note));
+    return el("label", { class: "pick" }, input, el("span", {}, id, note));
   });
   const blind = el("input", { type: "checkbox", role: "switch" });
   blind.checked = settings.blind;

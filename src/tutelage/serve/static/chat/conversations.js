@@ -4,6 +4,8 @@
 // nodes: id -> {id, parent, role, content, ...}. Editing or answering again adds a sibling; leaf says which branch shows.
 // rounds (compare): [{id, prompt, answers, order, blind, vote}].
 
+import { token } from "../common/dom.js";
+
 const NAME = "tutelage-chat";
 const SHELF = "conversations";
 
@@ -62,16 +64,11 @@ export class Library {
   }
 }
 
-// crypto.randomUUID is there on secure origins only, and a team may share the page over plain http.
-export function newId() {
-  const bytes = crypto.getRandomValues(new Uint8Array(12));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
 
 export function newConversation(kind, system = "") {
   const now = Date.now();
   return {
-    id: newId(), kind, title: "", named: false, created: now, updated: now, system, model: null,
+    id: token(), kind, title: "", named: false, created: now, updated: now, system, model: null,
     nodes: {}, leaf: null, rounds: [],
   }; // prettier-ignore
 }
@@ -92,7 +89,7 @@ export function siblings(conversation, node) {
 // Add a message below `parent` (null: the first one) and show its branch.
 export function addNode(conversation, parent, fields) {
   const number = Object.keys(conversation.nodes).length;
-  const node = { id: newId(), parent, number, created: Date.now(), ...fields };
+  const node = { id: token(), parent, number, created: Date.now(), ...fields };
   conversation.nodes[node.id] = node;
   conversation.leaf = node.id;
   touch(conversation);

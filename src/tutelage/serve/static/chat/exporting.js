@@ -51,7 +51,7 @@ export async function copy(text) {
     await navigator.clipboard.writeText(text);
   } catch {
     // over plain http there is no clipboard object: the old way
-    const box = el("textarea", { class: "offscreen", readonly: true });
+    const box = el("textarea", { class: "visually-hidden", readonly: true });
     box.value = text;
     document.body.append(box);
     box.select();

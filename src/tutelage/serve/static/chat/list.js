@@ -45,7 +45,7 @@ function entry(conversation, { current, running, actions }) {
 }
 
 // Days as headings would crowd a short list: the order alone says what is new.
-export function listView({ conversations, current, running, kept, actions, links }) {
+export function listView({ conversations, current, running, kept, actions, pages, links }) {
   const list = el("ul", { class: "conversations" });
   const find = el("input", { type: "search", placeholder: t("chat.search"), "aria-label": t("chat.search"), dir: "auto" });
   const draw = () => {
@@ -55,10 +55,11 @@ export function listView({ conversations, current, running, kept, actions, links
   };
   find.addEventListener("input", draw);
   draw();
-  const file = el("input", { type: "file", accept: ".json,application/json", class: "offscreen", tabindex: "-1", "aria-hidden": "true" });
+  const file = el("input", { type: "file", accept: ".json,application/json", class: "visually-hidden", tabindex: "-1", "aria-hidden": "true" });
   file.addEventListener("change", () => file.files[0] && actions.load(file.files[0]));
   const note = kept ? (conversations.length ? "" : t("chat.list.empty")) : t("chat.list.lost");
   return [
+    el("div", { class: "brand-row" }, el("a", { class: "brand", href: "/" }, "tutelage"), ...pages),
     el(
       "div",
       { class: "new" },
@@ -66,7 +67,7 @@ export function listView({ conversations, current, running, kept, actions, links
       el("button", { type: "button", class: "wide", onclick: actions.compare }, icon("columns"), t("chat.compare.new")),
     ),
     conversations.length > 5 ? find : "",
-    note ? el("p", { class: "help" }, note) : "",
+    note ? el("p", { class: "muted small" }, note) : "",
     list,
     el(
       "div",

@@ -136,7 +136,7 @@ export function panel({ settings, conversation, server, changed, close }) {
       {},
       el("h2", {}, t("chat.settings")),
       el("button", { type: "button", class: "quiet", onclick: redo }, t("chat.reset")),
-      el("button", { type: "button", class: "icon-button", "aria-label": t("chat.close"), onclick: close }, icon("close")),
+      el("button", { type: "button", class: "icon-button", "aria-label": t("close"), onclick: close }, icon("close")),
     ),
     systemField(conversation, () => changed("system")),
     range(settings, "temperature", [0, 2, 0.05, 100], sampling),

@@ -53,8 +53,8 @@ export function errorBox(error, retry) {
   let words = t("chat.failed", message);
   if (status === 0) words = t("chat.offline", message);
   else if (status === 429) words = t("chat.busy", message, after ?? 1);
-  const again = retry ? el("button", { type: "button", onclick: retry }, t("chat.retry")) : "";
-  return el("div", { class: "error", role: "alert" }, el("span", { dir: "auto" }, words), again);
+  const again = retry ? el("button", { type: "button", onclick: retry }, t("retry")) : "";
+  return el("div", { class: "note error", role: "alert" }, el("span", { dir: "auto" }, words), again);
 }
 
 function versions(place, go) {
@@ -75,13 +75,13 @@ export function editor(text, { save, help, done }) {
   const form = el(
     "form",
     { class: "editor" },
-    help ? el("p", { class: "help" }, help) : "",
+    help ? el("p", { class: "muted small" }, help) : "",
     box,
     el(
       "div",
-      { class: "row" },
+      { class: "actions" },
       el("button", { type: "submit", class: "primary" }, save),
-      el("button", { type: "button", onclick: () => done(null) }, t("chat.cancel")),
+      el("button", { type: "button", onclick: () => done(null) }, t("cancel")),
     ),
   );
   form.addEventListener("submit", (event) => {
@@ -105,7 +105,7 @@ export function userMessage(node, { place, actions }) {
     "div",
     { class: "tools" },
     versions(place, (by) => actions.choose(node, by)),
-    iconButton("copy", t("chat.copy"), () => actions.copy(node.content)),
+    iconButton("copy", t("copy"), () => actions.copy(node.content)),
     iconButton("edit", t("chat.edit"), () => {
       const form = editor(node.content, { save: t("chat.save.send"), done: (text) => actions.edited(node, text) });
       made.replaceChildren(form);
@@ -122,7 +122,7 @@ function assistantTools(node, { place, actions, store }, replace) {
   };
   return [
     versions(place, (by) => actions.choose(node, by)),
-    iconButton("copy", t("chat.copy"), () => actions.copy(node.content)),
+    iconButton("copy", t("copy"), () => actions.copy(node.content)),
     iconButton("again", t("chat.again"), () => actions.again(node)),
     store && node.content ? iconButton("star", t("chat.ideal"), ideal) : "",
   ];
@@ -131,7 +131,7 @@ function assistantTools(node, { place, actions, store }, replace) {
 // What stands in place of a text that is not there (yet).
 export function silence(node) {
   if (node.content.trim() !== "") return "";
-  if (node.state === "done") return el("em", { class: "help" }, t("chat.empty.answer"));
+  if (node.state === "done") return el("em", { class: "muted small" }, t("chat.empty.answer"));
   if (node.state !== "running") return "";
   return el("span", { class: "waiting", role: "status", "aria-label": t("chat.waiting") }, el("i", {}), el("i", {}), el("i", {}));
 }
@@ -153,7 +153,7 @@ export function assistantMessage(node, context) {
     if (drawn === now) return;
     drawn = now;
     const dropped = node.dropped ? t("chat.dropped", node.dropped, context.contextLength) : "";
-    note.replaceChildren(dropped ? el("p", { class: "help" }, dropped) : "", silence(node));
+    note.replaceChildren(dropped ? el("p", { class: "muted small" }, dropped) : "", silence(node));
     foot.replaceChildren();
     if (running) return;
     if (node.error) foot.append(errorBox(node.error, () => context.actions.again(node)));
