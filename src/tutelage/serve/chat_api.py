@@ -15,12 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tutelage.feedback.store import Person, Store
 from tutelage.serve.access import person, require_key, require_person
 from tutelage.serve.errors import ApiError
-from tutelage.text.chat import fit_messages
+from tutelage.text.chat import fit_messages, talks
 from tutelage.train.rewards import Reward, call_reward
 
-BASE = "base"
-"""The label of a pipeline run's pretrained model: its tokenizer has the later stages' template, but it has seen no
-chat."""
 Text = Annotated[str, Field(max_length=100_000)]
 
 
@@ -118,17 +115,6 @@ class PromptRequest(Prompt):
     consent: bool
 
 
-def talks(name: str, engine: Any) -> bool:
-    """Whether a served model answers messages; a base model, or one without a chat template, continues text.
-
-    Of a model behind another server nothing is known; it is taken for a chat model.
-    """
-    if name.rsplit("/", 1)[-1] == BASE:
-        return False
-    tokenizer = getattr(engine, "tokenizer", None)
-    return tokenizer is None or bool(getattr(tokenizer, "chat_template", None))
-
-
 def router(models: Mapping[str, Any], rewards: Mapping[str, Reward] | None = None) -> APIRouter:
     """The routes under /chat/api for these engines and reward functions; the store is the application's."""
     rewards = dict(rewards or {})
@@ -146,7 +132,7 @@ def _about(routes: APIRouter, models: Mapping[str, Any], rewards: Mapping[str, R
         """What the page may offer."""
         found = person(request)
         told = {
-            name: {"talks": talks(name, engine), "context": getattr(engine, "context_length", None)}
+            name: {"talks": talks(name, getattr(engine, "tokenizer", None)), "context": getattr(engine, "context_length", None)}
             for name, engine in models.items()
         }
         return {
