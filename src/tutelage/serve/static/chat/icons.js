@@ -17,7 +17,7 @@ const PATHS = {
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   out: "M12 15V4M8 8l4-4 4 4M5 14v6h14v-6",
   inn: "M12 4v11M8 11l4 4 4-4M5 14v6h14v-6",
-  tokens: "M4 8h7v8H4zM13 8h3v8h-3zM18 8h2v8h-2z",
+  tokens: "M5 20v-6M10 20V5M15 20v-9M20 20v-4",
 };
 
 export function icon(name) {

@@ -66,7 +66,7 @@ function range(settings, name, [least, most, step, limit], changed) {
   return field(name, slide, t(`chat.${name}.help`), number);
 }
 
-function whole(settings, name, least, help, changed) {
+function whole(settings, name, least, changed) {
   const input = el("input", { type: "number", min: least, step: 1, inputmode: "numeric" });
   input.value = settings[name] ?? "";
   input.addEventListener("input", () => {
@@ -75,7 +75,7 @@ function whole(settings, name, least, help, changed) {
     settings[name] = value;
     changed();
   });
-  return field(name, input, help);
+  return field(name, input, null);
 }
 
 function toggle(settings, name, words, help, changed, disabled = false) {
@@ -141,9 +141,11 @@ export function panel({ settings, conversation, server, changed, close }) {
     systemField(conversation, () => changed("system")),
     range(settings, "temperature", [0, 2, 0.05, 100], sampling),
     range(settings, "top_p", [0.05, 1, 0.05, 1], sampling),
-    whole(settings, "top_k", 0, t("chat.top_k.help"), sampling),
-    whole(settings, "max_tokens", 1, null, sampling),
-    whole(settings, "seed", 0, t("chat.seed.help"), sampling),
+    el("div", { class: "field" },
+      el("div", { class: "trio" },
+        whole(settings, "max_tokens", 1, sampling), whole(settings, "top_k", 0, sampling),
+        whole(settings, "seed", 0, sampling)),
+      el("small", {}, t("chat.numbers.help"))),
     stopField(settings, sampling),
     toggle(settings, "showTokens", t("chat.show.tokens"), t("chat.show.tokens.help"), () => changed("tokens")),
     toggle(settings, "consent", t("chat.consent"), noStore ? t("chat.consent.none") : t("chat.consent.help"),
