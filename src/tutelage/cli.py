@@ -42,6 +42,10 @@ MAIN = {
         "Improve a model against a reward (PPO-ptx).",
         "model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
     ),
+    "evaluate": (
+        "Measure a reward model on rankings, beside the people who made them.",
+        "model=runs/reward data=rankings.jsonl out=runs/evaluate",
+    ),
     "icl": (
         "In-context learning on a task; lists make a sweep.",
         'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',
@@ -53,6 +57,8 @@ STUDIES = {
              "out=runs/ginc"),
     "induction": ("Induction heads: when they form, and the scores of a model's heads.",
                   "model=runs/base out=runs/heads"),
+    "reward_curve": ("Reward models by number of comparisons and by size, beside how far people agree.",
+                     "out=runs/reward_curve"),
 }  # fmt: skip
 """Studies: the same."""
 study = typer.Typer(no_args_is_help=True, help="Reproduce a published claim at laptop size: tutelage study ginc",
@@ -139,6 +145,10 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
             console.print(sweep_table(summary["cells"]))
         else:
             console.print(metrics_text(summary), markup=False)
+        from tutelage.report.reward import console_tables
+
+        for table in console_tables(path):
+            console.print(table)
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"
