@@ -6,6 +6,9 @@ gathered or concatenated. Unused places are zero, not arbitrary: a masked key th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,3 +73,12 @@ class PoolKeys:
         """See model.attention.Keys."""
         view = (slice(self.rows), slice(None), slice(self.length))
         return self.pool.keys[layer][view], self.pool.values[layer][view]
+
+
+def writer(
+    pool: Pool, spans: Iterable[tuple[int, int, int, int]], device: torch.device
+) -> Callable[[int, Tensor, Tensor], None]:
+    """Writes (token, row, column, length) spans of a forward's keys and values into the pool."""
+    parts = [(at + np.arange(n), np.full(n, row), column + np.arange(n)) for at, row, column, n in spans]
+    tokens, rows, columns = (torch.from_numpy(np.concatenate(x)).to(device) for x in zip(*parts))
+    return lambda layer, key, value: pool.write(layer, rows, columns, key[:, tokens], value[:, tokens])

@@ -8,22 +8,31 @@ threads may run sessions at once: one of them drives, and every step advances th
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.engine.compiled import Decode
 from tutelage.engine.plan import Chunk, Walk
-from tutelage.engine.pool import Pool, PoolKeys
+from tutelage.engine.pool import Pool, PoolKeys, writer
 from tutelage.engine.rows import Rows, Rules
 from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
 from tutelage.engine.trie import Node
 from tutelage.model.attention import using
 from tutelage.model.forward import call
 from tutelage.model.plans import Block, Plan
+
+
+class Source(Protocol):
+    """Where sessions come from that no thread waits for (see live.py)."""
+
+    def take_in(self) -> Session | None:
+        """Before a step: what has arrived."""
+
+    def flush(self) -> None:
+        """After a step: say what happened."""
 
 
 class Scheduler:
@@ -43,6 +52,7 @@ class Scheduler:
         self.capacity = budget // max(1, token_bytes)
         """Tokens that the budget holds."""
         self.sessions: list[Session] = []
+        self.lives: list[Source] = []
         self.cohorts: dict[int, Cohort] = {}
         self._gate = threading.Lock()
         self._incoming: list[Session] = []
@@ -77,10 +87,13 @@ class Scheduler:
                 with self._gate:
                     self.sessions += self._incoming
                     self._incoming = []
+                self.sessions += [s for s in [live.take_in() for live in self.lives] if s is not None]
                 self._settle()
                 if session.over:
                     return
                 self.step()
+                for live in self.lives:
+                    live.flush()
         except BaseException as problem:
             self._fail(problem)
             raise
@@ -97,9 +110,10 @@ class Scheduler:
         with self._gate:
             self.sessions += self._incoming
             self._incoming = []
-            self._driven = bool(self.sessions)
-            if self.sessions:
-                self.sessions[0].turn.set()
+            next_ = next((s for s in self.sessions if s.waited), None)
+            self._driven = next_ is not None
+            if next_ is not None:
+                next_.turn.set()
 
     def step(self) -> None:
         """Admit what fits, then one token for every row."""
@@ -217,7 +231,7 @@ class Scheduler:
                     )
             if group.leaf.order in chunk.starts:
                 ends[group.leaf.order] = chunk.starts[group.leaf.order] + group.leaf.length - 1
-        keepers = [_writer(cohorts[key].pool, spans, self.rules.device) for key, spans in copies.items()]
+        keepers = [writer(cohorts[key].pool, spans, self.rules.device) for key, spans in copies.items()]
         chunk.plan.keepers = [*chunk.plan.keepers, *keepers]
         wanted = torch.tensor(list(ends.values()) or [0], device=self.rules.device)
         logits = self._forward(chunk.ids, chunk.positions, chunk.plan, wanted)
@@ -321,6 +335,9 @@ class Scheduler:
             session = seat.session
             session.results[seat.group.number][seat.sample] = result
             session.left -= 1
+            told = seat.group.requests[seat.sample].on_end
+            if told is not None:
+                told(result)
             if session.on_done and None not in session.results[seat.group.number]:
                 try:
                     session.on_done(1)
@@ -337,6 +354,17 @@ class Scheduler:
         if not cohort.seats:  # give the memory back
             del self.cohorts[cohort.pool.capacity]
         self._parts = None
+
+    def drop(self, session: Session, number: int) -> None:
+        """Take the rows of one group out, finished or not. Called between steps."""
+        for group in [g for g in session.pending if g.number == number]:
+            session.pending.remove(group)
+            session.release(group, len(group.requests))
+            session.left -= len(group.requests)
+        for cohort in list(self.cohorts.values()):
+            rows = [i for i, s in enumerate(cohort.seats) if s.session is session and s.group.number == number]
+            session.left -= len(rows)
+            self._leave(cohort, rows)
 
     def _drop(self, session: Session) -> None:
         """Take a session's rows out, finished or not."""
@@ -355,17 +383,6 @@ class Scheduler:
             session.forget()
             session.error = session.error or problem
             session.turn.set()
-
-
-def _spans(spans: Iterable[tuple[int, int, int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(token, row, column, length) -> flat token, row and column numbers."""
-    parts = [(at + np.arange(n), np.full(n, row), column + np.arange(n)) for at, row, column, n in spans]
-    return tuple(np.concatenate(x) for x in zip(*parts))  # type: ignore[return-value]
-
-
-def _writer(pool: Pool, spans: Sequence[tuple[int, int, int, int]], device: torch.device) -> Any:
-    tokens, rows, columns = (torch.from_numpy(x).to(device) for x in _spans(spans))
-    return lambda layer, key, value: pool.write(layer, rows, columns, key[:, tokens], value[:, tokens])
 
 
 def _appender(cohort: Cohort, span: slice) -> Any:

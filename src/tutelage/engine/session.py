@@ -51,6 +51,8 @@ class Session:
         self.cancelled = cancelled or threading.Event()
         self.error: BaseException | None = None
         """Why nothing more will come."""
+        self.waited = True
+        """Whether a thread waits for it, which can drive the scheduler."""
         self.turn = threading.Event()
         """Set when the session is over, or when its thread is to drive the scheduler."""
         self.stored: dict[int, StoredKeys] = {}
