@@ -215,13 +215,16 @@ def _generate_file(plain: list[str], values: dict[str, Any]) -> None:
 
 @app.command()
 def chat(words: Words = None) -> None:
-    """Talk to a model; in a pipeline run /base /sft /rlhf switch. Example: tutelage chat runs/demo temperature=0.7"""
+    """Talk to a model; in a pipeline run /base /sft /rlhf switch, /help lists more. Example: tutelage chat runs/demo
+
+    Also with a server: tutelage chat http://127.0.0.1:8000/v1 model=NAME temperature=0.7
+    """
     example = "tutelage chat runs/demo"
     plain, values = _words(words, example)
-    path = _one(plain, "model or run directory", example)
+    path = _one(plain, "model, run directory or server address", example)
     from tutelage.pipeline.chat import chat_loop
 
-    chat_loop(Path(path), values)
+    chat_loop(path, values)
 
 
 @app.command()

@@ -17,6 +17,11 @@ function setTheme(name) {
 
 document.documentElement.dataset.theme = theme();
 
+/** The choice of colours. */
+export function themePicker() {
+  return choice(t("theme"), theme(), Object.fromEntries(THEMES.map((name) => [name, t(`theme.${name}`)])), setTheme);
+}
+
 /** Draw the bar into <header class="topbar">, and again when the language changes. `page`: the link that is here
  * ("label", "report", "chat"); `links`: those to show, {page: path}; `extra()`: further elements at its end. */
 export function bar(page, links, extra = () => []) {
@@ -28,7 +33,7 @@ export function bar(page, links, extra = () => []) {
     el("span", { class: "push" }),
     extra(),
     picker(),
-    choice(t("theme"), theme(), Object.fromEntries(THEMES.map((name) => [name, t(`theme.${name}`)])), setTheme));
+    themePicker());
   onLanguage(draw);
   draw();
   return draw;
