@@ -227,9 +227,22 @@ def chat(words: Words = None) -> None:
     chat_loop(path, values)
 
 
-@app.command()
+class LabelCommand(StageCommand):
+    """The help of the ranking page."""
+
+    def config(self) -> Any:
+        from tutelage.serve.label import LabelConfig
+
+        return LabelConfig
+
+
+@app.command(cls=LabelCommand)
 def label(words: Words = None) -> None:
-    """Have people rank answers, and look after what they said. Example: tutelage label report labels.db
+    """Have people rank answers on a page, and look after what they said. Example: tutelage label answers.jsonl
+
+    tutelage label DATA [key=value ...]: the page, for a file of answers, a run of `rank`, or a store
+
+    tutelage label prompts.jsonl model=runs/sft reward=runs/reward: answers sampled while people rank
 
     tutelage label report STORE [batch=NAME] [json=true]: progress, agreement between people
 
@@ -242,13 +255,15 @@ def label(words: Words = None) -> None:
     STORE is a file (labels.db) or a database's address (postgresql+psycopg://host/name).
     """
     addresses = [w for w in words or [] if "://" in w.partition("=")[0]]  # whose own "=" make no key
-    plain, values = _words([w for w in words or [] if w not in addresses], "tutelage label report labels.db")
+    plain, values = _words([w for w in words or [] if w not in addresses], "tutelage label answers.jsonl")
     from tutelage.feedback.commands import COMMANDS
 
     if plain[:1] and plain[0] in COMMANDS:
         console.print(COMMANDS[plain[0]]([*plain[1:], *addresses], values), markup=False)
         return
-    raise ConfigError(f"expected {', '.join(COMMANDS)}; e.g. tutelage label report labels.db")
+    from tutelage.serve.label import label as serve_page
+
+    serve_page([*plain, *addresses], values)
 
 
 @app.command()
