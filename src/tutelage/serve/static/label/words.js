@@ -49,11 +49,13 @@ export const en = {
   "report.pairs": "Pairwise agreement", "report.pairs.hint": "Of two answers that both people order: how often the same one is better. Chance is 50%.",
   "report.alpha": "Krippendorff's alpha", "report.alpha.hint": "Over pairs of answers; 1 is perfect, 0 is chance.",
   "report.tau": "Kendall's tau", "report.tau.hint": "Between two people's rankings of an item; 1 the same order, −1 the reverse.",
-  "report.exact": "The same judgement, ties included", "report.majority": "One person with the majority of the others",
+  "report.majority": "One person with the majority of the others",
   "report.items": "Items ranked by several", "report.rankings": "Rankings", "report.people": "People",
   "report.by": "By person", "report.person": "Person", "report.you": "you", "report.over": "Over time",
   "report.over.hint": "How rankings made in each stretch of time agree with those of the same items by others.",
   "report.stretch": "Stretch", "report.from": "From", "report.to": "To", "report.unknown": "–",
+  "report.majority.hint": "Where at least three people ranked; where two did, each is the other's majority.",
+  "report.judged": "Ranked", "report.skipped": "Skipped", "report.flags": "Flags", "report.seconds": "Seconds",
   "report.compared": "Pairs compared", "report.again": "Count again", "report.table": "As a table",
 };
 
@@ -106,10 +108,12 @@ export const zh = {
   "report.pairs": "成对一致率", "report.pairs.hint": "两人都分出先后的两个回答中，认为同一个更好的比例。随机为 50%。",
   "report.alpha": "Krippendorff α", "report.alpha.hint": "以成对回答计算；1 为完全一致，0 为随机。",
   "report.tau": "Kendall τ", "report.tau.hint": "两人对同一题的排序之间；1 为相同，−1 为相反。",
-  "report.exact": "判断相同（含并列）", "report.majority": "与其他人多数意见一致",
+  "report.majority": "与其他人多数意见一致",
   "report.items": "多人排序的题目", "report.rankings": "排序数", "report.people": "人数",
   "report.by": "按人", "report.person": "人", "report.you": "您", "report.over": "随时间",
   "report.over.hint": "每个时段内的排序与他人对相同题目的排序有多一致。",
   "report.stretch": "时段", "report.from": "从", "report.to": "到", "report.unknown": "–",
+  "report.majority.hint": "至少三人排序时；只有两人时，彼此互为多数。",
+  "report.judged": "已排序", "report.skipped": "跳过", "report.flags": "标记", "report.seconds": "秒数",
   "report.compared": "比较的对数", "report.again": "重新计算", "report.table": "表格",
 };
