@@ -59,6 +59,7 @@ function open(item, back = -1) {
     ranking: start(order, kept.groups),
   };
   clock.restart(kept.seconds);
+  tick();
   draw();
   scrollTo({ top: 0 });
   $("#prompt").focus({ preventScroll: true });
@@ -155,6 +156,11 @@ function drawFoot() {
 
 const canGoBack = () => work && work.back >= 0 ? work.back + 1 < earlier.length : Boolean(about?.progress.mine);
 const ready = () => complete(filled(work.ranking)) || (work.allBad && !work.ranking.groups.length);
+
+function tick() {
+  show(ticking, work ? clockWords(clock.seconds) : "");
+  ticking.title = t("time");
+}
 
 function drawStatus() {
   const { mine, left_for_me: left, done, total } = about.progress;
@@ -262,7 +268,7 @@ async function begin() {
   document.body.append(foot);
   show(aside.guide, guide());
   keyboard();
-  setInterval(() => show(ticking, work ? clockWords(clock.seconds) : ""), 1000);
+  setInterval(tick, 1000);
   await openNext();
 }
 

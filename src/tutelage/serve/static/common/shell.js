@@ -93,7 +93,7 @@ function ask(main, join, problem) {
 
 function showKey(key) {
   return new Promise((resolve) => {
-    const box = dialog(t("sign.title"), t("close"),
+    const box = dialog(t("sign.keyTitle"), t("close"),
       el("div", { class: "stack" },
         el("p", {}, t("sign.yourKey")),
         el("p", {}, el("code", { class: "key" }, key)),

@@ -1,0 +1,118 @@
+"""What the tests of the pages share: a server in a thread, a browser, and answers to rank."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tutelage.feedback.store import Store
+from tutelage.serve.app import create_app
+
+SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+ARABIC = "ما هي عاصمة مصر؟"
+ROWS = [
+    {"prompt": "who has the ball, max or ray? max has the ball.", "responses": ["sure! max.", "ray.", "go away.", "max"]},
+    {"prompt": SCRIPT, "responses": [f"{SCRIPT} one", "two", "three"]},
+    {"prompt": "请用一句话介绍长江。", "responses": ["长江是中国最长的河流。", "长江很长。", "我不知道。"]},
+    {"prompt": ARABIC, "responses": ["القاهرة هي عاصمة مصر.", "الإسكندرية", "لا أعرف.", "Cairo."]},
+    {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."},
+                {"role": "assistant", "content": "Blue."}, {"role": "user", "content": "Another one."}],
+     "responses": ["Green.", "Blue.", "The sky, on a clear day in early autumn, can be a deep azure.\n\nOr green."]},
+    {"prompt": "what is two plus two?", "responses": ["four", "five"]},
+]  # fmt: skip
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Within: the application is served on a free port; gives its address."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
+def labelling(path: Any, rows: Any = ROWS, batch: str | None = None, **settings: Any) -> Iterator[tuple[str, Store]]:
+    """Within: the ranking page over a new store at `path`; gives its address and the store."""
+    store = Store(str(path))
+    store.add_batch("colours", **{"guidelines": "# Be fair\n\nPut the *true* answer first.", "overlap": 1.0, **settings})
+    store.add_items("colours", rows)
+    with serving(create_app({}, store=store, batch=batch)) as address:
+        yield address, store
+    store.close()
+
+
+class Client:
+    """Somebody who speaks to the server without a browser; keeps the cookie."""
+
+    def __init__(self, address: str, **headers: str) -> None:
+        self.address, self.headers = address, headers
+        self.cookie = ""
+
+    def __call__(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
+        """(status, JSON) of a GET, or of a POST of `body`."""
+        data = None if body is None else json.dumps(body).encode()
+        wanted = {"Content-Type": "application/json", **({"Cookie": self.cookie} if self.cookie else {})}
+        request = urllib.request.Request(
+            self.address + path, data, {**wanted, **self.headers, **headers}, method=method
+        )  # fmt: skip
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                if given := answer.headers.get("Set-Cookie"):
+                    self.cookie = given.split(";", 1)[0]
+                    self.flags = given
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as problem:
+            return problem.code, json.load(problem)
+
+    def join(self, name: str) -> dict[str, Any]:
+        """Take a new name."""
+        status, found = self("/session", {"name": name})
+        assert status == 200, found
+        self.person = found["person"]
+        return found
+
+    def rank(self, by: Any = len) -> dict[str, Any] | None:
+        """Rank the next item by a key of its texts; None when nothing is left."""
+        item = self("/label/api/next")[1]["item"]
+        if item is None:
+            return None
+        order = sorted(item["answers"], key=lambda answer: by(answer["text"]))
+        said = {"item": item["id"], "person": self.person["id"], "kind": "ranking", "token": f"{self.person['id']}-{item['id']}",
+                "groups": [[answer["id"]] for answer in order], "seconds": 3.5}  # fmt: skip
+        status, found = self("/label/api/judgements", said)
+        assert status == 200, found
+        return found
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser: the system's Chromium by playwright; a test that finds none is skipped and says so."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
