@@ -1,23 +1,16 @@
-"""What the tests of the pages share: a server in a thread, a browser, and answers to rank."""
+"""What the tests of the ranking page share: answers to rank, a page over them, and a client without a browser."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-import uvicorn
-
+from tests.serve.conftest import running
 from tutelage.feedback.store import Store
-from tutelage.serve.app import create_app
 
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 ARABIC = "ما هي عاصمة مصر؟"
@@ -34,31 +27,13 @@ ROWS = [
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Within: the application is served on a free port; gives its address."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
-@contextmanager
 def labelling(path: Any, rows: Any = ROWS, batch: str | None = None, **settings: Any) -> Iterator[tuple[str, Store]]:
     """Within: the ranking page over a new store at `path`; gives its address and the store."""
     store = Store(str(path))
     store.add_batch("colours", **{"guidelines": "# Be fair\n\nPut the *true* answer first.", "overlap": 1.0, **settings})
     store.add_items("colours", rows)
-    with serving(create_app({}, store=store, batch=batch)) as address:
-        yield address, store
+    with running({}, store=store, batch=batch) as server:
+        yield server.url, store
     store.close()
 
 
@@ -103,16 +78,3 @@ class Client:
         status, found = self("/label/api/judgements", said)
         assert status == 200, found
         return found
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser: the system's Chromium by playwright; a test that finds none is skipped and says so."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from tests.serve.pages import ROWS, Client, labelling, serving
+from tests.serve.conftest import running
+from tests.serve.pages import ROWS, Client, labelling
 from tutelage.core.errors import DataError
 from tutelage.feedback.active import ActiveSampler
 from tutelage.feedback.store import Store
-from tutelage.serve.app import create_app
 
 
 @pytest.fixture
@@ -177,8 +177,8 @@ def test_chat_votes_and_other_batches_stay_out_of_sight(tmp_path):
     vote = store.add_vote(1, "my private question", [{"text": "a"}, {"text": "b"}], 0)
     store.add_batch("other")
     store.add_items("other", ROWS[:1])
-    with serving(create_app({}, store=store)) as address:
-        ann = Client(address)
+    with running({}, store=store) as server:
+        ann = Client(server.url)
         ann("/session", {"key": key})
         assert ann("/label/api/state")[1]["batches"] == ["other"]
         assert ann(f"/label/api/items/{vote.item}")[0] == 404
@@ -191,8 +191,8 @@ def test_beyond_localhost_nobody_joins_without_a_key(tmp_path):
     store.add_batch("colours")
     store.add_items("colours", ROWS)
     key = store.add_person("Ann")
-    with serving(create_app({}, store=store, local=False)) as address:
-        client = Client(address)
+    with running({}, store=store, local=False) as server:
+        client = Client(server.url)
         assert client("/session")[1] == {"person": None, "join": False}
         assert client("/session", {"name": "Bo"})[0] == 403
         assert client("/session", {"key": key})[0] == 200
@@ -226,11 +226,10 @@ def test_answers_are_sampled_while_people_rank_the_undecided_first(tmp_path):
     store, engine = Store(str(tmp_path / "labels.db")), Engine()
     store.add_batch("colours", overlap=1.0)
     sampler = ActiveSampler(store, "colours", engine, rows, reward=reward, responses=2, origin={"model": "runs/sft"})
-    app = create_app({}, store=store)
-    app.state.sampling = sampler
     sampler.start()
-    with serving(app) as address:
-        ann = Client(address)
+    with running({}, store=store) as server:
+        server.app.state.sampling = sampler
+        ann = Client(server.url)
         ann.join("Ann")
         found = ann("/label/api/next")[1]
         assert found["item"] is None and found["sampling"] == {"done": 0, "total": 5, "ended": False, "error": None}

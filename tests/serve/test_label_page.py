@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from tests.serve.conftest import running
 from tests.serve.pages import ARABIC, ROWS, SCRIPT, Client, labelling
+from tutelage.feedback.store import Store
 from tutelage.serve import label_api
 
 WIDE = {"width": 1200, "height": 860}
@@ -303,10 +305,6 @@ def test_single_keys_can_be_turned_off(opened):
 
 
 def test_the_page_goes_on_by_itself_when_new_answers_come(browser, tmp_path):
-    from tutelage.feedback.store import Store
-    from tutelage.serve.app import create_app
-    from tests.serve.pages import serving
-
     class Sampling:
         ended = False
 
@@ -316,12 +314,11 @@ def test_the_page_goes_on_by_itself_when_new_answers_come(browser, tmp_path):
     store = Store(str(tmp_path / "labels.db"))
     store.add_batch("colours")
     key = store.add_person("Ann")
-    app = create_app({}, store=store)
-    app.state.sampling = Sampling()
-    with serving(app) as address:
+    with running({}, store=store) as server:
+        server.app.state.sampling = Sampling()
         context = browser.new_context(locale="en-GB")
         page = context.new_page()
-        page.goto(f"{address}/label?key={key}")
+        page.goto(f"{server.url}/label?key={key}")
         page.wait_for_selector(".nothing-left")
         assert "goes on by itself" in page.inner_text("main") and "1 of 2" in page.inner_text("main")
         store.add_items("colours", ROWS[:1])
