@@ -228,6 +228,30 @@ def chat(words: Words = None) -> None:
 
 
 @app.command()
+def label(words: Words = None) -> None:
+    """Have people rank answers, and look after what they said. Example: tutelage label report labels.db
+
+    tutelage label report STORE [batch=NAME] [json=true]: progress, agreement between people
+
+    tutelage label export STORE out=FILE [kind=rankings|demonstrations|prompts] [batch=NAME] [split=train|heldout]
+
+    tutelage label key STORE name=NAME [new=true]: a person's key
+
+    tutelage label forget STORE person=NAME [reason=WORDS]: delete all that a person gave
+
+    STORE is a file (labels.db) or a database's address (postgresql+psycopg://host/name).
+    """
+    addresses = [w for w in words or [] if "://" in w.partition("=")[0]]  # whose own "=" make no key
+    plain, values = _words([w for w in words or [] if w not in addresses], "tutelage label report labels.db")
+    from tutelage.feedback.commands import COMMANDS
+
+    if plain[:1] and plain[0] in COMMANDS:
+        console.print(COMMANDS[plain[0]]([*plain[1:], *addresses], values), markup=False)
+        return
+    raise ConfigError(f"expected {', '.join(COMMANDS)}; e.g. tutelage label report labels.db")
+
+
+@app.command()
 def runs(folder: Annotated[Path, typer.Argument(help="where the run directories are")] = Path("runs")) -> None:
     """Show run directories as a tree of what was made from what. Example: tutelage runs runs"""
     from tutelage.report import runs_tree

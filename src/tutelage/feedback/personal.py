@@ -48,9 +48,10 @@ def _is_card(text: str) -> bool:
 
 
 _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool] | None], ...] = (
-    ("email", re.compile(r"(?<![\w.+-])[A-Za-z0-9._%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}"), None),
-    ("ip", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)"), _is_ip),
-    ("ip", re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"),
+    ("email", re.compile(r"(?<![0-9A-Za-z._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}"),
+     None),
+    ("ip", re.compile(r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?[0-9A-Za-z])", re.ASCII), _is_ip),
+    ("ip", re.compile(r"(?<![0-9A-Za-z:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])"),
      lambda text: len(text) > 6 and _is_ip(text)),
     ("id_number", re.compile(rf"{_BEFORE}\d{{17}}[\dXx]{_AFTER}"), _passes(lambda text: ric.validate(text.upper()))),
     ("id_number", re.compile(rf"{_BEFORE}\d{{3}}-\d{{2}}-\d{{4}}{_AFTER}"), _passes(ssn.validate)),

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from tutelage.core.errors import RunError
-from tutelage.feedback import assignment, exchange, items, judging, people, prompts
+from tutelage.feedback import agreement, assignment, exchange, items, judging, people, prompts
 from tutelage.feedback.database import first_line, name_of, open_database
 from tutelage.feedback.rows import BatchInfo, Item, Judgement, Person, Progress, Prompt, Row
 
@@ -212,3 +212,9 @@ class Store:
         The annotator is a pseudonym. Of each person's judgements the current ones; skips and comments stay here.
         """
         return exchange.export(self._read, kind, batch)
+
+    def agreement(self, batch: str | None = None) -> dict[str, Any]:
+        """How far people agree, over a batch or all: core.agreement.agreement_report of the current rankings, people by
+        name; and "judged", "skipped", "all_bad", "flags", "seconds" (the median) of each person under "people"."""
+        with self._read() as c:
+            return agreement.report(c, batch)
