@@ -154,6 +154,13 @@ def add_items(c: Connection, batch: str, new: Sequence[NewItem], priority: float
     return len(fresh), len(wanted) - len(fresh)
 
 
+def known_prompts(c: Connection, batch_name: str, prompts: Sequence[Prompt]) -> list[bool]:
+    """Of each prompt, whether the batch has an item with it."""
+    found = need_batch(c, batch_name)
+    known = {digest(prompt) for prompt in c.scalars(select(items.c.prompt).where(items.c.batch_id == found.id))}
+    return [digest(clean(prompt)) in known for prompt in prompts]
+
+
 def _is_shared(n: int, overlap: float, seed: int) -> bool:
     """Whether the n-th item of a batch goes to everybody: the share is met as exactly as whole numbers can, and the
     seed shifts which ones it is."""

@@ -119,6 +119,11 @@ class Store:
         new = [items.as_item(row, f"row {number}") for number, row in enumerate(rows, 1)]
         return self._change(lambda c: items.add_items(c, batch, new, priority))
 
+    def known_prompts(self, batch: str, prompts: Sequence[Prompt]) -> list[bool]:
+        """Of each prompt, whether the batch has an item with it already."""
+        with self._read() as c:
+            return items.known_prompts(c, batch, prompts)
+
     def set_priorities(self, priorities: Mapping[int, float]) -> None:
         """New priorities of items, by id; those of higher priority are given out first."""
         self._change(lambda c: items.prioritise(c, priorities))
