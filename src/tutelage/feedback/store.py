@@ -196,12 +196,17 @@ class Store:
         answers: Sequence[Mapping[str, Any]],
         winner: int | None,
         token: str | None = None,
+        all_bad: bool = False,
+        shown: Sequence[int] = (),
+        seconds: float = 0.0,
     ) -> Judgement:
-        """A vote between answers {"text", ... origin}, in the batch "chat": the winner's place, None for a tie."""
+        """A vote between answers {"text", ... origin}, in the batch "chat": the winner's place, None for a tie or where
+        all of them are bad. `shown`: their places in the order they were shown."""
         new = items.as_item({"prompt": prompt, "responses": list(answers)}, "vote")
+        vote = items.Vote(winner, all_bad, tuple(shown), seconds, token)
 
         def work(c: Connection) -> Judgement:
-            return items.add_vote(c, CHAT, person_id, new, winner, token)
+            return items.add_vote(c, CHAT, person_id, new, vote)
 
         return self._change(work)
 

@@ -6,17 +6,17 @@ its author says so, with a vote, an ideal answer, or the consent switch, and nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tutelage.feedback.store import Person, Store
 from tutelage.serve.access import person, require_key, require_person
 from tutelage.serve.errors import ApiError
 from tutelage.text.chat import fit_messages, talks
-from tutelage.train.rewards import Reward, call_reward
+from tutelage.train.rewards import call_reward
 
 Text = Annotated[str, Field(max_length=100_000)]
 
@@ -88,6 +88,7 @@ class VoteRequest(Prompt):
     winner: int | None = None
     shown: list[int] = []
     seconds: float = Field(0.0, ge=0, le=86_400)
+    token: Annotated[str, Field(min_length=1, max_length=100)] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> VoteRequest:
@@ -115,42 +116,46 @@ class PromptRequest(Prompt):
     consent: bool
 
 
-def router(models: Mapping[str, Any], rewards: Mapping[str, Reward] | None = None) -> APIRouter:
-    """The routes under /chat/api for these engines and reward functions; the store is the application's."""
-    rewards = dict(rewards or {})
+def router(app: FastAPI) -> APIRouter:
+    """The routes under /chat/api, over the application's models, reward functions and store."""
     routes = APIRouter(prefix="/chat/api", tags=["chat page"])
-    _about(routes, models, rewards)
+    _about(routes, app)
     _given(routes)
     return routes
 
 
-def _about(routes: APIRouter, models: Mapping[str, Any], rewards: Mapping[str, Reward]) -> None:
+def _about(routes: APIRouter, app: FastAPI) -> None:
     """What is served, and scores."""
+    may_ask = [Depends(require_key)]
 
-    @routes.get("/state")
+    @routes.get("/state", dependencies=may_ask)
     def state(request: Request) -> dict[str, Any]:
         """What the page may offer."""
         found = person(request)
         told = {
-            name: {"talks": talks(name, getattr(engine, "tokenizer", None)), "context": getattr(engine, "context_length", None)}
-            for name, engine in models.items()
+            name: {
+                "talks": talks(name, getattr(engine, "tokenizer", None)),
+                "context": getattr(engine, "context_length", None),
+            }
+            for name, engine in app.state.models.items()
         }
         return {
             "models": told,
-            "rewards": list(rewards),
-            "store": request.app.state.store is not None,
+            "rewards": list(app.state.rewards),
+            "store": app.state.store is not None,
             "person": None if found is None else {"name": found.name},
         }
 
-    @routes.post("/fit", dependencies=[Depends(require_key)])
+    @routes.post("/fit", dependencies=may_ask)
     def fit(body: FitRequest) -> dict[str, Any]:
         """The conversation with its oldest exchanges left out, so that an answer fits the model's context.
 
         Half of the context at most is kept free for the answer, whatever max_tokens says.
         """
-        engine = models.get(body.model)
-        if engine is None:
+        models = app.state.models
+        if body.model not in models:
             raise ApiError(404, f"no model {body.model!r}; there is {', '.join(models)}", "model", "model_not_found")
+        engine = models[body.model]
         messages = [{"role": turn.role, "content": turn.content} for turn in body.messages]
         tokenizer, context = getattr(engine, "tokenizer", None), getattr(engine, "context_length", None)
         if tokenizer is None or context is None:
@@ -158,11 +163,12 @@ def _about(routes: APIRouter, models: Mapping[str, Any], rewards: Mapping[str, R
         kept = fit_messages(tokenizer, messages, context - min(body.max_tokens, context // 2))
         return {"messages": kept, "dropped": len(messages) - len(kept)}
 
-    @routes.post("/reward", dependencies=[Depends(require_key)])
+    @routes.post("/reward", dependencies=may_ask)
     def reward(body: RewardRequest) -> dict[str, Any]:
         """Every reward's score of each answer: {"scores": {reward: [score]}}."""
         prompts: Sequence[Any] = [body.asked()] * len(body.answers)
-        return {"scores": {name: call_reward(score, prompts, body.answers, {}) for name, score in rewards.items()}}
+        rewards = app.state.rewards.items()
+        return {"scores": {name: call_reward(score, prompts, body.answers, {}) for name, score in rewards}}
 
 
 def _store(request: Request) -> Store:
@@ -181,7 +187,10 @@ def _given(routes: APIRouter) -> None:
     def vote(body: VoteRequest, store: Store = kept, who: Person = known) -> dict[str, Any]:
         """A comparison in the store's batch "chat"."""
         answers = [{"text": one.text, **one.origin.model_dump()} for one in body.answers]
-        judgement = store.add_vote(who.id, body.asked(), answers, body.winner)
+        judgement = store.add_vote(
+            who.id, body.asked(), answers, body.winner, token=body.token,
+            all_bad=body.kind == "all_bad", shown=body.shown, seconds=body.seconds,
+        )  # fmt: skip
         return {"id": judgement.id, "item": judgement.item}
 
     @routes.post("/demonstration")

@@ -10,6 +10,7 @@ import { icon } from "./chat/icons.js";
 import { listView } from "./chat/list.js";
 import { tokenCard } from "./chat/logprobs.js";
 import { askWho, offer } from "./chat/people.js";
+import { enter } from "./chat/server.js";
 import { Session } from "./chat/session.js";
 import { panel } from "./chat/settings.js";
 import { assistantMessage, iconButton, userMessage } from "./chat/view.js";
@@ -49,7 +50,7 @@ function redraw(what) {
 
 // While one reads the end, the end stays in sight; while one reads further up, nothing moves.
 function keepingTheEnd(work) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  const atEnd = session.conversation.kind === "chat" && log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   work();
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
@@ -187,7 +188,23 @@ async function somebody() {
   return session.server.person;
 }
 
+// Where the server asks for a key first: a person's or one of the API's.
+function keyForm() {
+  const field = el("input", { type: "password", autocomplete: "off", required: true, "aria-label": t("sign.key") });
+  const send = async (event) => {
+    event.preventDefault();
+    await enter(field.value.trim());
+    await told(() => session.look());
+    if (session.locked) say(t("chat.key.wrong"));
+    redraw("all");
+  };
+  return el("form", { class: "welcome stack", onsubmit: send },
+    el("h2", {}, t("chat.locked")), el("p", { class: "muted small" }, t("sign.keyOnly")), field,
+    el("div", { class: "actions" }, el("button", { class: "primary" }, t("sign.enter")))); // prettier-ignore
+}
+
 function welcome() {
+  if (session.locked) return keyForm();
   const { kind } = session.conversation;
   const model = session.settings.model;
   if (!session.models.length) return el("div", { class: "welcome" }, el("h2", {}, t("chat.none")));
@@ -247,7 +264,9 @@ function drawMessages() {
   views = new Map(made);
   const above = log.scrollTop;
   log.replaceChildren(...(made.length ? made.map(([, view]) => view.element) : [welcome()]));
-  log.scrollTop = fresh ? log.scrollHeight : above;
+  if (!fresh) log.scrollTop = above;
+  else if (comparing && made.length) made.at(-1)[1].element.scrollIntoView({ block: "start" });
+  else log.scrollTop = log.scrollHeight;
 }
 
 function drawComposer() {

@@ -134,14 +134,16 @@ export function roundView(round, context) {
   return { element: made, update };
 }
 
-// What the store gets of a vote: the prompt, the answers with where they came from, and the choice.
+// What the store gets of a vote: the prompt, the answers with where they came from, the choice, and how they were shown.
+// The round's id names the submission: sent twice, it counts once.
 export function ballotOf(round, choice) {
   const answers = round.answers.map(({ model, content, settings }) => ({
     text: content,
     origin: { model, params: settings },
   }));
   const seconds = Math.max(0, (Date.now() - (round.finished ?? Date.now())) / 1000);
-  return [messagesOfRound(round), answers, choice, round.order, seconds];
+  const prompt = messagesOfRound(round);
+  return { prompt, answers, ...choice, shown: round.order, seconds: Math.min(seconds, 86_400), token: round.id };
 }
 
 // The models to compare as chips, and the switch that hides their names.

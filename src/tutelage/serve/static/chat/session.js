@@ -17,26 +17,31 @@ export class Session {
     this.running = new Map(); // id -> AbortController
     this.saved = new Map(); // id -> when
     this.models = [];
-    this.server = { models: {}, rewards: [], store: false, person: null, join: false, needsKey: false };
+    this.server = { models: {}, rewards: [], store: false, person: null };
+    this.locked = false;
   }
 
   async begin() {
     this.library = await Library.open();
-    await this.look();
     const wanted = location.hash.slice(1);
     const found = wanted ? await this.library.get(wanted) : null;
     this.conversation = found ? mended(found) : this.blank("chat");
     window.addEventListener("pagehide", () => this.live.forEach((one) => this.library.put(one)));
+    await this.look();
   }
 
-  // Ask the server what it serves.
+  // Ask the server what it serves. Where it wants a key first, `locked` says so.
   async look() {
-    const [listed, told] = await Promise.all([models(apiKey()), state()]);
-    this.models = listed.ids;
-    this.server = { ...told, needsKey: listed.status === 401 || Boolean(apiKey()) };
+    try {
+      [this.models, this.server] = await Promise.all([models(), state()]);
+      this.locked = false;
+    } catch (problem) {
+      if (problem.status !== 401) throw problem;
+      this.locked = true;
+    }
     if (!this.models.includes(this.settings.model)) this.settings.model = this.best();
     this.settings.compared = this.settings.compared.filter((id) => this.models.includes(id));
-    if (this.settings.compared.length < 2) this.settings.compared = this.models.slice(0, 4);
+    if (this.settings.compared.length < 2) this.settings.compared = this.models.slice(-4);
   }
 
   // The model that talks best: the last stage of a run, else the first one that talks at all.
@@ -184,7 +189,7 @@ export class Session {
   }
 
   async castVote(round, choice) {
-    if (this.server.store) await vote(...ballotOf(round, choice));
+    if (this.server.store) await vote(ballotOf(round, choice));
     round.vote = { ...choice, stored: this.server.store };
     await this.keep();
     this.draw("all");

@@ -34,6 +34,10 @@ export function apiKey() {
   return sessionStorage.getItem(KEY) ?? "";
 }
 
+export function keepApiKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
 // The part of the settings that an answer is made with.
 export function sampled({ temperature, top_p, top_k, max_tokens, seed, stop }) {
   return { temperature, top_p, top_k, max_tokens, seed, stop: [...stop] };
@@ -114,7 +118,7 @@ function stopField(settings, changed) {
 function keyField(changed) {
   const input = el("input", { type: "password", autocomplete: "off", value: apiKey() });
   input.addEventListener("change", () => {
-    sessionStorage.setItem(KEY, input.value.trim());
+    keepApiKey(input.value.trim());
     changed();
   });
   return field("key", input, t("chat.key.help"));
@@ -150,6 +154,6 @@ export function panel({ settings, conversation, server, changed, close }) {
     toggle(settings, "showTokens", t("chat.show.tokens"), t("chat.show.tokens.help"), () => changed("tokens")),
     toggle(settings, "consent", t("chat.consent"), noStore ? t("chat.consent.none") : t("chat.consent.help"),
       () => changed("consent"), noStore),
-    server.needsKey ? keyField(() => changed("key")) : "",
+    apiKey() ? keyField(() => changed("key")) : "",
   ); // prettier-ignore
 }
