@@ -15,7 +15,7 @@ from tutelage.feedback.store import Store
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 ARABIC = "ما هي عاصمة مصر؟"
 ROWS = [
-    {"prompt": "who has the ball, max or ray? max has the ball.", "responses": ["sure! max.", "ray.", "go away.", "max"]},
+    {"prompt": "who has the ball? max has the ball.", "responses": ["sure! max.", "ray.", "go away.", "max"]},
     {"prompt": SCRIPT, "responses": [f"{SCRIPT} one", "two", "three"]},
     {"prompt": "请用一句话介绍长江。", "responses": ["长江是中国最长的河流。", "长江很长。", "我不知道。"]},
     {"prompt": ARABIC, "responses": ["القاهرة هي عاصمة مصر.", "الإسكندرية", "لا أعرف.", "Cairo."]},
@@ -30,7 +30,8 @@ ROWS = [
 def labelling(path: Any, rows: Any = ROWS, batch: str | None = None, **settings: Any) -> Iterator[tuple[str, Store]]:
     """Within: the ranking page over a new store at `path`; gives its address and the store."""
     store = Store(str(path))
-    store.add_batch("colours", **{"guidelines": "# Be fair\n\nPut the *true* answer first.", "overlap": 1.0, **settings})
+    guidelines = "# Be fair\n\nPut the *true* answer first."
+    store.add_batch("colours", **{"guidelines": guidelines, "overlap": 1.0, **settings})
     store.add_items("colours", rows)
     with running({}, store=store, batch=batch) as server:
         yield server.url, store
@@ -73,7 +74,7 @@ class Client:
         if item is None:
             return None
         order = sorted(item["answers"], key=lambda answer: by(answer["text"]))
-        said = {"item": item["id"], "person": self.person["id"], "kind": "ranking", "token": f"{self.person['id']}-{item['id']}",
+        said = {"item": item["id"], "person": self.person["id"], "kind": "ranking", "token": f"item {item['id']}",
                 "groups": [[answer["id"]] for answer in order], "seconds": 3.5}  # fmt: skip
         status, found = self("/label/api/judgements", said)
         assert status == 200, found

@@ -222,7 +222,8 @@ def test_answers_are_sampled_while_people_rank_the_undecided_first(tmp_path):
     def reward(prompts, completions, **columns):
         return [columns["gap"][i] * int(text.split()[-1]) for i, text in enumerate(completions)]
 
-    rows = [{"prompt": f"q{i}", "gap": gap} for i, gap in enumerate((9.0, 0.1, 3.0, 1.0))] + [{"prompt": "same", "gap": 1}]
+    rows = [{"prompt": f"q{i}", "gap": gap} for i, gap in enumerate((9.0, 0.1, 3.0, 1.0))]
+    rows.append({"prompt": "same", "gap": 1})
     store, engine = Store(str(tmp_path / "labels.db")), Engine()
     store.add_batch("colours", overlap=1.0)
     sampler = ActiveSampler(store, "colours", engine, rows, reward=reward, responses=2, origin={"model": "runs/sft"})

@@ -1,4 +1,4 @@
-"""The ranking page in a browser: people rank by mouse and by keyboard, change their mind, skip, and see how they agree."""
+"""The ranking page in a browser: people rank by mouse and keyboard, change their mind, skip, see how they agree."""
 
 import re
 import time
@@ -151,7 +151,7 @@ def test_five_prompts_one_changed_one_skipped_and_the_agreement(opened, served):
         if count == 3:
             page.click("[data-act=skip]")
         elif count % 2:
-            for button in page.locator(".unranked .pick").all():
+            for _ in page.locator(".unranked .pick").all():
                 page.locator(".unranked .pick").first.click()
             page.click("[data-act=submit]")
         else:
@@ -204,7 +204,8 @@ def test_markup_stays_text(opened, served):
 
 def test_in_chinese_and_from_right_to_left(opened):
     page = opened("陈", locale="zh-CN")
-    assert page.inner_text("[data-act=submit]").startswith("提交") and page.locator("html").get_attribute("lang") == "zh"
+    assert page.inner_text("[data-act=submit]").startswith("提交")
+    assert page.locator("html").get_attribute("lang") == "zh"
     for count in (1, 2, 3):
         page.keyboard.press("s")
         done(page, count)

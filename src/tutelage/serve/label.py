@@ -44,7 +44,7 @@ class LabelConfig(BaseModel):
     per_item: int | None = Field(None, ge=1)
     """People that each item goes to (default 1, or as the batch has it)."""
     overlap: float | None = Field(None, ge=0, le=1)
-    """Share of the items that everybody gets, so that agreement can be measured (default 0.1, or as the batch has it)."""
+    """Share of the items that everybody gets, so that agreement is measured (default 0.1, or as the batch has it)."""
     guidelines: str | None = None
     """A file of Markdown that stands beside the answers."""
     keep_rankings: bool = False
@@ -112,7 +112,7 @@ def _greet(store: Store, batch: str | None, address: str, local: bool) -> None:
 def prepare(data: str, config: LabelConfig) -> tuple[Store, str | None, ActiveSampler | None]:
     """The store with DATA's answers in it, the batch to show (None: all), and what samples new ones, not yet begun.
 
-    DataError names file and line; nothing that the store holds is changed, but for settings of the batch that are given.
+    DataError names file and line. Of what the store holds nothing is changed but settings of the batch that are given.
     """
     if is_store(data):
         if config.store is not None:
