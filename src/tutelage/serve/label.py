@@ -212,7 +212,8 @@ def sampling(data: str, store: Store, batch: str, config: LabelConfig) -> Active
     """What samples answers to DATA's prompts from the model."""
     assert config.model is not None
     bad = BadRows(config.on_bad_row)
-    rows = [_unranked(row) for row in prompts(data, "all", config.prompts, config.seed, bad)]
+    split = "train" if is_world(data) else "all"  # the world has endless prompts, those for measuring apart
+    rows = [_unranked(row) for row in prompts(data, split, config.prompts, config.seed, bad)]
     engine = load(config.model)
     if isinstance(engine, LocalEngine):
         found = encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, data, bad)
