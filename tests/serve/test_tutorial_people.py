@@ -68,5 +68,6 @@ def test_the_tutorial_runs(chain, command, tmp_path):
             assert "Ann" in process.text() and "alpha" in process.text()
     rows = [json.loads(line) for line in (tmp_path / "rankings.jsonl").read_text().splitlines()]
     assert len({row["annotator"] for row in rows}) == 2 and "Ann" not in str(rows)
-    assert {"accuracy", "right_over_wrong"} <= set(json.loads((tmp_path / "runs/reward_people/summary.json").read_text()))
+    summary = json.loads((tmp_path / "runs/reward_people/summary.json").read_text())
+    assert {"accuracy", "right_over_wrong"} <= set(summary)
     assert (tmp_path / "runs/ppo_people/model/config.json").is_file()
