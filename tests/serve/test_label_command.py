@@ -1,8 +1,9 @@
-"""`tutelage label DATA`: what goes into the store, where the store is, and that nothing in it is lost or overwritten."""
+"""`tutelage label DATA`: what goes into the store, where the store is, and that nothing in it is lost."""
 
 import json
 import re
 import signal
+import socket
 
 import pytest
 
@@ -101,8 +102,10 @@ def test_the_command_serves_until_it_is_stopped(command, tmp_path):
     assert process.wait() == 0 and "tutelage label export answers.labels.db" in process.text()
     store = Store(str(tmp_path / "answers.labels.db"))
     assert len(store.history(ann.person["id"], "answers")) == 5
-    taken = command("label", "answers.jsonl", "port=1")
-    assert taken.wait() == 1 and "port=1" in taken.text() and "Traceback" not in taken.text()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = command("label", "answers.jsonl", f"port={port}")
+        assert taken.wait() == 1 and f"port={port}" in taken.text() and "Traceback" not in taken.text()
 
 
 def test_answers_are_sampled_from_a_model(command, chain, tmp_path):
