@@ -18,8 +18,9 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @pytest.fixture
-def store(tmp_path):
-    found = Store(str(tmp_path / "labels.db"))
+def store(url):
+    """A store with a batch, in a file and on a server."""
+    found = Store(url)
     found.add_batch("b")
     yield found
     found.close()

@@ -15,13 +15,6 @@ from tutelage.feedback.store import Store
 ROWS = [{"prompt": f"Question {n}?", "responses": [f"a{n}", f"b{n}", f"c{n}"], "topic": n} for n in range(10)]
 
 
-@pytest.fixture
-def store(tmp_path):
-    found = Store(str(tmp_path / "labels.db"))
-    yield found
-    found.close()
-
-
 def person(store, name="Ann"):
     return store.person_of(store.add_person(name)).id
 
@@ -50,9 +43,9 @@ def test_people_and_keys(store):
     assert store.person_of(newer) == ann and store.person_of(key) is None
 
 
-def test_a_key_is_not_in_the_file(store, tmp_path):
-    key = store.add_person("Ann")
-    store.close()
+def test_a_key_is_not_in_the_file(file_store, tmp_path):
+    key = file_store.add_person("Ann")
+    file_store.close()
     assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
 
@@ -145,18 +138,18 @@ def test_priority_comes_first(store):
     assert order == [3, 2, 4, 0, 1]
 
 
-def test_a_changed_mind_is_a_new_row(store, tmp_path):
-    store.add_batch("b")
-    store.add_items("b", ROWS)
-    ann = person(store)
-    item = store.next_item("b", ann)
+def test_a_changed_mind_is_a_new_row(file_store, tmp_path):
+    file_store.add_batch("b")
+    file_store.add_items("b", ROWS)
+    ann = person(file_store)
+    item = file_store.next_item("b", ann)
     beside = {"seconds": 4.5, "flags": ["rude"], "comment": "好", "shown": [a.id for a in item.answers]}
-    first = judge(store, ann, item, [0], [1, 2], **beside)
-    second = store.record(ann, item.id, "all_bad", ranking(item, [2], [0, 1]))
+    first = judge(file_store, ann, item, [0], [1, 2], **beside)
+    second = file_store.record(ann, item.id, "all_bad", ranking(item, [2], [0, 1]))
     assert second.replaces == first.id and first.replaces is None
     assert first.groups == ((1,), (2, 3)) and second.groups == ((3,), (1, 2))
     assert (first.flags, first.comment, first.seconds) == (("rude",), "好", 4.5)
-    assert store.history(ann, "b") == [second]
+    assert file_store.history(ann, "b") == [second]
     rows = sqlite3.connect(tmp_path / "labels.db").execute("SELECT id, kind, comment FROM judgements").fetchall()
     assert rows == [(1, "ranking", "好"), (2, "all_bad", "")]
 
@@ -222,26 +215,26 @@ def test_odd_text_is_kept_readable(store):
     assert store.record(ann, 1, "skip", comment="\0\ud800").comment == "\ufffd?"
 
 
-def test_forgetting_a_person(store, tmp_path):
-    store.add_batch("b", overlap=1.0)
-    store.add_items("b", ROWS[:2])
-    key = store.add_person("Ann Example")
-    ann, bob = store.person_of(key).id, person(store, "Bob")
-    judge(store, ann, store.item(1), comment="secret words of Ann")
-    judge(store, ann, store.item(1), [2], [1], [0])
-    store.next_item("b", ann)
-    kept = judge(store, bob, store.item(1))
-    record = store.forget(ann, "asked by mail")
+def test_forgetting_a_person(file_store, tmp_path):
+    file_store.add_batch("b", overlap=1.0)
+    file_store.add_items("b", ROWS[:2])
+    key = file_store.add_person("Ann Example")
+    ann, bob = file_store.person_of(key).id, person(file_store, "Bob")
+    judge(file_store, ann, file_store.item(1), comment="secret words of Ann")
+    judge(file_store, ann, file_store.item(1), [2], [1], [0])
+    file_store.next_item("b", ann)
+    kept = judge(file_store, bob, file_store.item(1))
+    record = file_store.forget(ann, "asked by mail")
     assert record["counts"]["judgements"] == 2 and record["counts"]["people"] == 1
-    assert record["reason"] == "asked by mail" and store.deletions() == [record]
-    assert store.person_of(key) is None and [p.name for p in store.people()] == ["Bob"]
-    assert store.history(bob, "b") == [kept]
-    store.close()
+    assert record["reason"] == "asked by mail" and file_store.deletions() == [record]
+    assert file_store.person_of(key) is None and [p.name for p in file_store.people()] == ["Bob"]
+    assert file_store.history(bob, "b") == [kept]
+    file_store.close()
     left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"Ann Example" not in left and b"secret words" not in left and b"asked by mail" in left
     with pytest.raises(DataError, match="no person"):
-        store.forget(ann, "again")
-    assert person(store, "Ann Example") != ann  # an id is not given out again
+        file_store.forget(ann, "again")
+    assert person(file_store, "Ann Example") != ann  # an id is not given out again
 
 
 def test_eight_threads_share_a_batch(store):

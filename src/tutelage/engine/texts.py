@@ -156,13 +156,17 @@ class Growing:
             return ""
         self._new.append(token)
         both = self._texts.of([*self._context, *self._new])
-        if both.endswith("\ufffd") or not both.startswith(self._before):
+        if not both.startswith(self._before):
             return ""
         text = both[len(self._before) :]
-        # special tokens have no text, and behind nothing a decoder may drop a blank
-        self._context = self._new if text else self._context + self._new
-        self._before = self._texts.of(self._context)
-        self._new = []
+        if both.endswith("\ufffd"):  # the last character may be unfinished, those before are as they are
+            text = text[:-1]
+            self._before += text
+        else:
+            # special tokens have no text, and behind nothing a decoder may drop a blank
+            self._context = self._new if text else self._context + self._new
+            self._before = self._texts.of(self._context)
+            self._new = []
         if self._stops:
             text = self._held + text
             end = certain(text, self._stops)

@@ -76,8 +76,8 @@ def _batches(request: Request) -> list[BatchInfo]:
     only = request.app.state.batch
     known = [info for info in _store(request).batches() if info.name == only or (only is None and info.name != CHAT)]
     if not known:
-        wanted = f"the batch {only!r} is" if only else "there is no batch"
-        raise ApiError(404, f"{wanted} not in the store yet; add answers with tutelage label data.jsonl", code="no_batch")
+        words = f"the store has no batch {only!r}" if only else "the store has no batch"
+        raise ApiError(404, f"{words} yet; add answers with tutelage label answers.jsonl", code="no_batch")
     return known
 
 

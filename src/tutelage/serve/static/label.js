@@ -14,7 +14,7 @@ import * as words from "./label/words.js";
 
 register(words);
 const WAIT_MS = 2500; // between looks for new answers while they are being sampled
-const LINKS = { label: server.inBatch("/label"), report: server.inBatch("/label/report"), chat: "/chat" };
+const REPORT = server.inBatch("/label/report");
 
 const main = $("main");
 const foot = el("footer", { class: "submitting" });
@@ -35,6 +35,8 @@ let work = null; // the item being judged: {item, mine, ranking, allBad, flags, 
 let earlier = []; // items judged before, newest first; work.back is a place in it, -1 for a new item
 let busy = false;
 let waiting = 0;
+
+const links = () => ({ label: server.inBatch("/label"), report: REPORT, ...(about?.chat ? { chat: "/chat" } : {}) });
 
 /** What a person said is kept in the browser until it is handed in. */
 function changed() {
@@ -57,6 +59,7 @@ function open(item, back = -1) {
     ranking: start(order, kept.groups),
   };
   clock.restart(kept.seconds);
+  tick();
   draw();
   scrollTo({ top: 0 });
   $("#prompt").focus({ preventScroll: true });
@@ -154,6 +157,11 @@ function drawFoot() {
 const canGoBack = () => work && work.back >= 0 ? work.back + 1 < earlier.length : Boolean(about?.progress.mine);
 const ready = () => complete(filled(work.ranking)) || (work.allBad && !work.ranking.groups.length);
 
+function tick() {
+  show(ticking, work ? clockWords(clock.seconds) : "");
+  ticking.title = t("time");
+}
+
 function drawStatus() {
   const { mine, left_for_me: left, done, total } = about.progress;
   show(status, t("progress", mine, left));
@@ -178,7 +186,7 @@ function nothingLeft() {
     el("h1", {}, t("none.title")),
     el("p", {}, t(sampling ? "none.wait" : "none.text")),
     el("div", { class: "actions" },
-      el("a", { class: "button primary", href: LINKS.report }, t("none.report")),
+      el("a", { class: "button primary", href: REPORT }, t("none.report")),
       about.progress.mine > 0 && el("button", { type: "button", onclick: act.back }, t("none.change"))));
 }
 
@@ -250,17 +258,17 @@ function keyboard() {
 }
 
 async function begin() {
-  const drawBar = bar("label", LINKS, () => person && el("button", {
+  const drawBar = bar("label", links, () => person && el("button", {
     type: "button", class: "quiet small who", title: t("sign.out"), onclick: signOut,
   }, el("bdi", {}, person.name)));
   onLanguage(redraw);
   person = await signIn(main);
-  drawBar();
   about = await server.state();
+  drawBar();
   document.body.append(foot);
   show(aside.guide, guide());
   keyboard();
-  setInterval(() => show(ticking, work ? clockWords(clock.seconds) : ""), 1000);
+  setInterval(tick, 1000);
   await openNext();
 }
 

@@ -9,7 +9,7 @@ function fill(node, props, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "class") node.setAttribute("class", Array.isArray(value) ? value.filter(Boolean).join(" ") : value);
     else if (name === "dataset") Object.assign(node.dataset, value);
-    else if (name === "value" || name === "checked" || name === "disabled") node[name] = value;
+    else if (["value", "checked", "disabled", "open"].includes(name)) node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
   append(node, children);

@@ -18,7 +18,7 @@ const dictionaries = {
     "sign.wrong": "The key in the address is not known here.",
     "sign.haveKey": "I have a key", "sign.noKey": "I am new here",
     "sign.keyOnly": "You were given a key, or an address that holds it. Paste the key here.",
-    "sign.yourKey": "This is your key. It is shown once: with it you come back under your name from another browser.",
+    "sign.keyTitle": "Your key", "sign.yourKey": "Keep this key. It is shown once: with it you come back under your name from another browser.",
     "sign.kept": "I have kept it", "sign.out": "Not you? Leave",
   },
   zh: {
@@ -32,7 +32,7 @@ const dictionaries = {
     "sign.wrong": "网址中的密钥无效。",
     "sign.haveKey": "我有密钥", "sign.noKey": "我是新来的",
     "sign.keyOnly": "您应已收到一个密钥，或包含密钥的网址。请在此粘贴密钥。",
-    "sign.yourKey": "这是您的密钥，只显示一次：凭它可以在别的浏览器中以同一名字继续。",
+    "sign.keyTitle": "您的密钥", "sign.yourKey": "请保存此密钥。它只显示一次：凭它可以在别的浏览器中以同一名字继续。",
     "sign.kept": "我已保存", "sign.out": "不是您？退出",
   },
 };
@@ -43,7 +43,7 @@ let current = pick();
 function pick() {
   let kept = null;
   try { kept = localStorage.getItem(KEPT); } catch { /* storage may be off; the browser's language then decides */ }
-  if (kept in LANGUAGES) return kept;
+  if (Object.hasOwn(LANGUAGES, kept)) return kept;
   return (navigator.languages ?? [navigator.language]).map((tag) => tag.slice(0, 2)).find((tag) => tag in LANGUAGES) ?? "en";
 }
 

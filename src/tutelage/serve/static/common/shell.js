@@ -23,12 +23,12 @@ export function themePicker() {
 }
 
 /** Draw the bar into <header class="topbar">, and again when the language changes. `page`: the link that is here
- * ("label", "report", "chat"); `links`: those to show, {page: path}; `extra()`: further elements at its end. */
+ * ("label", "report", "chat"); `links()`: those to show, {page: path}; `extra()`: further elements at its end. */
 export function bar(page, links, extra = () => []) {
   const draw = () => show($("header.topbar"),
     el("a", { class: "skip-link", href: "#main" }, t("nav.skip")),
     el("a", { class: "brand", href: "/" }, "tutelage"),
-    el("nav", { "aria-label": t("nav.main") }, Object.entries(links).map(([name, path]) =>
+    el("nav", { "aria-label": t("nav.main") }, Object.entries(links()).map(([name, path]) =>
       el("a", { href: path, "aria-current": name === page && "page" }, t(`nav.${name}`)))),
     el("span", { class: "push" }),
     extra(),
@@ -93,7 +93,7 @@ function ask(main, join, problem) {
 
 function showKey(key) {
   return new Promise((resolve) => {
-    const box = dialog(t("sign.title"), t("close"),
+    const box = dialog(t("sign.keyTitle"), t("close"),
       el("div", { class: "stack" },
         el("p", {}, t("sign.yourKey")),
         el("p", {}, el("code", { class: "key" }, key)),
