@@ -58,12 +58,17 @@ class RemoteEngine:
         """The served model's name; the server's first one if none was given."""
         with self._naming:
             if self._model is None:
-                listed = self._server.json("/models").get("data")
-                first = listed[0] if isinstance(listed, list) and listed else None
-                if not isinstance(first, Mapping) or not first.get("id"):
-                    raise DataError(f"{self.base_url} serves no model; name one with model=")
-                self._model = str(first["id"])
+                self._model = self.models()[0]
             return self._model
+
+    def models(self) -> list[str]:
+        """The names of the models that the server lists. DataError when there is none."""
+        listed = self._server.json("/models").get("data")
+        rows = listed if isinstance(listed, list) else []
+        names = [str(row["id"]) for row in rows if isinstance(row, Mapping) and row.get("id")]
+        if not names:
+            raise DataError(f"{self.base_url} serves no model; name one with model=")
+        return names
 
     def close(self) -> None:
         """Close the kept connections."""

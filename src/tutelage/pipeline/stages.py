@@ -26,11 +26,12 @@ STAGES = {
     "rank": "RankConfig",
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
+    "evaluate": "EvaluateConfig",
     "icl": "IclConfig",
 }
-STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
+STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "reward_curve": "RewardCurveConfig"}
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
-INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
+INPUTS = ("tokenizer", "data", "model", "sft", "reward", "judge", "gold", "held_out", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 import tutelage
 from tutelage.engine import LocalEngine, RemoteEngine
-from tutelage.serve import errors, openai_api, pages
+from tutelage.serve import errors, openai_api, pages, session
 from tutelage.serve.access import Keys, need_key
 from tutelage.serve.desk import Desk
 from tutelage.serve.limits import BodyLimit, Limits
@@ -70,6 +70,7 @@ def create_app(
 
     app.include_router(openai_api.router(openai_api.Api(served, best, limits), counted))
     _add_state(app, metrics)
+    app.include_router(session.router())
     if store is not None:
         _include(app, "label")
     _include(app, "chat")

@@ -116,13 +116,17 @@ def demonstration(row: Row) -> str | None:
     "completion"."""
     found = item_from_row(row).good if "item" in row else row.get("demonstration", row.get("completion"))
     return found if isinstance(found, str) else None
-def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
+
+
+def rankings(
+    data: str, held_out: str | None = None, bad: BadRows | None = None, joined: bool = True
+) -> tuple[list[Row], list[Row]]:
     """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
 
     Any shape that text.rankings reads. `data` is a run directory of `rank` (which has both parts), a file or a folder;
     of these a tenth is held out by a hash of the prompt's first user message, or `held_out` names other rows, whose
     questions then leave the training rows. Several annotators' rankings of the same responses are one row with soft
-    labels. Raises DataError naming file and line, or saying that a side is empty.
+    labels, or (`joined` false) a row each. Raises DataError naming file and line, or saying that a side is empty.
     """
     bad = bad or BadRows()
 
@@ -130,13 +134,13 @@ def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None)
         return _question({"prompt": row["prompt"]})
 
     if held_out is not None:
-        held = _rankings(held_out, bad)
+        held = read_rankings(held_out, bad, joined)
         apart = set(map(asked, held))
-        rows = [row for row in _rankings(data, bad) if asked(row) not in apart]
+        rows = [row for row in read_rankings(data, bad, joined) if asked(row) not in apart]
     elif parts := _rank_parts(data):
-        rows, held = (_rankings(part, bad) for part in parts)
+        rows, held = (read_rankings(part, bad, joined) for part in parts)
     else:
-        found = _rankings(data, bad)
+        found = read_rankings(data, bad, joined)
         rows, held = (_split(found, split, asked) for split in ("train", "heldout"))
     if not rows:
         raise DataError(f"{data}: every question also stands in held_out={held_out}; expected others to train on")
@@ -156,7 +160,8 @@ def _rank_parts(data: str) -> tuple[str, str] | None:
     return None
 
 
-def _rankings(data: str, bad: BadRows) -> list[Row]:
+def read_rankings(data: str, bad: BadRows, joined: bool = True) -> list[Row]:
+    """All preferences of `data` (of a run of `rank`, both parts), as `rankings` gives them."""
     rows = []
     for part in _rank_parts(data) or (data,):
         for where, row in _rows(part, bad):
@@ -164,7 +169,8 @@ def _rankings(data: str, bad: BadRows) -> list[Row]:
                 rows.append(as_ranking(row, where))
             except DataError as fault:
                 bad(fault)
-    return join_annotators(nonempty(rows, data))
+    nonempty(rows, data)
+    return join_annotators(rows) if joined else rows
 
 
 def nonempty(rows: list[Row], data: str) -> list[Row]:
