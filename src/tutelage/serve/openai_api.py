@@ -34,7 +34,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": words}
     for status, words in {
         400: "The request is wrong, or asks for what is not supported.", 401: "No API key, or an unknown one.",
-        403: "From another origin.", 404: "No such model.", 408: "The body did not arrive in time.",
+        403: "From another origin, or not this person's.", 404: "There is no such thing here.",
+        409: "There is one already.", 408: "The body did not arrive in time.",
         413: "The body is too large.", 429: "The queue is full; Retry-After says when to try again.",
         502: "The server behind this one failed.",
     }.items()

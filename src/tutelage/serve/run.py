@@ -58,6 +58,8 @@ class ServeConfig(BaseModel):
     """Most answers decoded at once, for each model."""
     kv_bytes: int = Field(2 << 30, ge=1)
     """Most bytes of keys and values, for each model; what does not fit waits."""
+    prefix_bytes: int = Field(256 << 20, ge=0)
+    """Further bytes for the keys of beginnings that came up before (system messages, conversations); 0 keeps none."""
     queue: int = Field(NONE.queue, ge=0)
     """Most answers that wait, for each model; then clients are told 429 and when to try again."""
     max_tokens: int = Field(NONE.max_tokens, ge=1)
@@ -133,7 +135,7 @@ def opened(source: str, config: ServeConfig) -> LocalEngine | RemoteEngine:
     assert isinstance(engine, LocalEngine)
     return LocalEngine(
         engine.model, engine.tokenizer, max_rows=config.max_rows, kv_bytes=config.kv_bytes, bf16=config.bf16,
-        compiled=config.compiled,
+        compiled=config.compiled, prefix_bytes=config.prefix_bytes,
     )  # fmt: skip
 
 
