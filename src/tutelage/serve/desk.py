@@ -173,8 +173,10 @@ class Desk:
 
         ApiError 429 when the queue is full, 400 for a prompt that cannot be served.
         """
-        count = len(prompts) * params.n
-        if self._rows + count > self.engine.max_rows + self.limits.queue:
+        count, most = len(prompts) * params.n, self.engine.max_rows + self.limits.queue
+        if count > most:
+            raise ApiError(400, f"n: {count} answers are more than this server ever makes or queues ({most})", "n")
+        if self._rows + count > most:
             words = f"{self.name}: {self._rows} answers are being made or waited for, and {count} more do not fit"
             raise too_busy(words, self._wait())
         self._rows += count  # before anything is awaited, so that nobody else takes the places

@@ -46,6 +46,8 @@ class ServeConfig(BaseModel):
     """Ranking store for the pages: labels.db, or postgresql+psycopg://..."""
     batch: str | None = None
     """The store's batch that the ranking page shows."""
+    reward: str | None = None
+    """Reward model (or file.py:function) whose scores the chat page shows."""
     device: str = "auto"
     """auto | cpu | cuda"""
     dtype: str = "auto"
@@ -207,7 +209,7 @@ def serve(
             raise ConfigError("new_key= needs keys=FILE, where its hash goes")
         key = Keys.add(config.keys, config.new_key)
         words_of_it = f"the key of {config.new_key}, shown this once; {config.keys} holds its hash"
-        console.print(f"{key}\n{words_of_it}", markup=False)
+        console.print(f"{key}\n{words_of_it}", markup=False, soft_wrap=True)
         return
     keys = Keys(config.keys) if config.keys is not None else None
     local = is_local(config.host)
@@ -221,12 +223,14 @@ def serve(
     engines = {name: opened(source, config) for name, source in sources.items()}
     best = best_of({name: Path(source) for name, source in sources.items()})
     app = create_app(
-        engines, keys=keys, limits=config.limits, local=local, best=best, store=_store(config), batch=config.batch
-    )
+        engines, keys=keys, limits=config.limits, local=local, best=best, store=_store(config), batch=config.batch,
+        rewards=_rewards(config),
+    )  # fmt: skip
     server = make_server(app, config.limits, config.host, config.port, config.stop_seconds)
     host, port = listening.getsockname()[:2]
     shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    console.print(f"serving {', '.join(engines)} at {shown} (API: {shown}/v1; Ctrl-C stops)", markup=False)
+    told = f"serving {', '.join(engines)} at {shown} (API: {shown}/v1; Ctrl-C stops)"
+    console.print(told, markup=False, soft_wrap=True)
     server.run(sockets=[listening])
     console.print("stopped", markup=False)
 
@@ -237,3 +241,13 @@ def _store(config: ServeConfig) -> Any:
     from tutelage.feedback.store import Store
 
     return Store(config.store)
+
+
+def _rewards(config: ServeConfig) -> dict[str, Any]:
+    if config.reward is None:
+        return {}
+    from tutelage.train.rewards import load_function
+    from tutelage.train.scorer import RewardScorer
+
+    made: Any = load_function if ".py:" in config.reward else RewardScorer.load
+    return {Path(config.reward).name: made(config.reward)}
