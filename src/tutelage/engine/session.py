@@ -76,7 +76,7 @@ class Session:
         found = [prefixes.find(g[0].prompt) if prefixes is not None else (None, 0) for g in groups]
         whole = [np.asarray(g[0].prompt, dtype=np.int64) for g in groups]
         # a beginning that is a sequence of its own ends with a node of the trie
-        ends = [(i, kept, size) for i, (prefix, new) in enumerate(found) for kept, size in
+        ends = [(i, is_kept, size) for i, (prefix, new) in enumerate(found) for is_kept, size in
                 ((True, len(prefix.tokens) if prefix is not None else 0), (False, new)) if size]  # fmt: skip
         self.trie = Trie([*whole, *(whole[i][:size] for i, _, size in ends)])
         made = [Group(i, g, leaf) for i, (g, leaf) in enumerate(zip(groups, self.trie.leaf))]
@@ -99,8 +99,8 @@ class Session:
                 self.users[node.order] = self.users.get(node.order, 0) + len(group.requests)
         self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
         last = {node.order for node in self.trie.leaf[: len(groups)]}
-        for (i, kept, _), end in zip(ends, self.trie.leaf[len(groups) :]):
-            if not kept:
+        for (i, is_kept, _), end in zip(ends, self.trie.leaf[len(groups) :]):
+            if not is_kept:
                 self.wanted[i] = end.path()
                 continue
             prefix = found[i][0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tutelage.core.errors import TutelageError, in_words
@@ -40,6 +40,11 @@ class Row:
         self.offsets: list[int] = []
         self.over = False
 
+    @property
+    def sampled(self) -> int:
+        """Tokens of it, that which ended it included."""
+        return len(self.end.tokens) if isinstance(self.end, Finished) else len(self.tokens)
+
     def completion(self) -> Completion:
         """The whole answer, once it has ended. ApiError where it failed."""
         if isinstance(self.end, Finished):
@@ -68,6 +73,8 @@ class Ask:
         """Whether a token was sampled."""
         self.gone = False
         """Whether the client has gone."""
+        self.on_step: Callable[[], None] | None = None
+        """Called after each step in which rows of it sampled, while some go on; None: nobody looks before the end."""
         self._waiter: asyncio.Future[None] | None = None
         self._news = False
         self._jobs: list[Job] = []
@@ -244,7 +251,10 @@ class Desk:
             woken[ask] = None
         self._tokens.inc(sampled)
         for ask in woken:
-            ask.wake()
+            if not ask.left:
+                ask.wake()
+            elif ask.on_step is not None:
+                ask.on_step()
 
     def close(self) -> None:
         """End the engine's thread."""

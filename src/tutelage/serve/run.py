@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import signal
 import socket
@@ -231,6 +232,8 @@ def serve(
     shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     told = f"serving {', '.join(engines)} at {shown} (API: {shown}/v1; Ctrl-C stops)"
     console.print(told, markup=False, soft_wrap=True)
+    gc.collect()
+    gc.freeze()  # models and libraries are there to stay, and need not be looked through again and again
     server.run(sockets=[listening])
     console.print("stopped", markup=False)
 
