@@ -90,7 +90,8 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.scope["extensions"] = {PIPE: Pipe(self, cycle)}  # type: ignore[typeddict-unknown-key, typeddict-item]
+        extensions: Any = {PIPE: Pipe(self, cycle)}
+        cycle.scope["extensions"] = extensions
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
