@@ -22,9 +22,9 @@ from tutelage.serve.limits import Limits
 from tutelage.serve.metrics import Metrics
 
 TURN = 0.005
-"""Seconds that the engine lets the event loop write what a step sampled, before the next step. Of two threads that both
-want the interpreter all the time each gets less done than one after the other (a fifth less, at 64 readers); a loop that
-is busy otherwise does not hold the engine up."""
+"""Seconds that the engine lets the event loop write what a step sampled, before the next step. Two threads that both
+want the interpreter all the time get less done than one after the other (a tenth less, at 64 readers); a loop that is
+busy otherwise does not hold the engine up."""
 LONG = 1 << 15
 """Bytes of text from which on encoding is left to another thread."""
 
