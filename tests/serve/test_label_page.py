@@ -52,7 +52,7 @@ def sync_api():
 
 def done(page, count):
     """Wait until so many items are done."""
-    sync_api().expect(page.locator("#progress")).to_have_text(re.compile(rf"(^|\D){count} "), timeout=15_000)
+    sync_api().expect(page.locator("#progress")).to_have_text(re.compile(rf"(^|完成 ){count} "), timeout=15_000)
 
 
 def says(page, selector, words):
