@@ -1,6 +1,7 @@
 """The ranking page's API without a browser: who one is, what one may see, and that a judgement is kept once."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -132,9 +133,13 @@ def test_an_item_goes_to_the_wished_number_of_people(tmp_path):
         people = [Client(address) for _ in range(4)]
         for number, client in enumerate(people):
             client.join(f"p{number}")
-        gone = True
-        while gone:
-            gone = [client.rank() for client in people] != [None] * 4
+
+        def work(client):
+            while client.rank():
+                pass
+
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(work, people))
         done = store.progress("colours")
         assert (done.done, done.total) == (len(ROWS), len(ROWS))
         assert sum(len(judgements(store, client.person)) for client in people) == 2 * len(ROWS)

@@ -317,6 +317,48 @@ def test_single_keys_can_be_turned_off(opened):
     assert len(placed(page)) == 1
 
 
+LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": {**PHONE, "locale": "zh-CN"}}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_axe_finds_nothing(opened, served, look):
+    """axe-core's rules, WCAG 2.2 AA among them, over the pages' states."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def fine(page):
+        page.wait_for_timeout(300)  # cards glide to their places, colours change slowly
+        wrong = axe.run(page).response["violations"]
+        assert not wrong, [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in wrong]
+
+    page = opened(**look)
+    fine(page)
+    for key in "21=b3i":
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    page.keyboard.press("Enter")
+    fine(page)
+    page.keyboard.press("?")
+    fine(page)
+    page.keyboard.press("Escape")
+    page.click("[data-act=skip]")
+    done(page, 1)
+    page.keyboard.press("u")
+    page.wait_for_selector(".note")
+    fine(page)
+    for name in "xyz":
+        client = Client(served[0])
+        client.join(name)
+        while client.rank(len):
+            pass
+    page.goto(f"{served[0]}/label/report")
+    page.wait_for_selector(".chart")
+    fine(page)
+    page.click(".who")
+    page.wait_for_selector(".sign-in")
+    fine(page)
+
+
 def test_the_page_goes_on_by_itself_when_new_answers_come(browser, tmp_path):
     class Sampling:
         ended = False
