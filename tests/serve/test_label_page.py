@@ -78,6 +78,7 @@ def judged(store, name="Ann"):
 
 def drag(page, number, target, part=0.5):
     """Drag the card of an answer by its handle onto a part of the target's height."""
+    page.wait_for_function("() => document.getAnimations().length === 0")
     handle = page.locator(".answer", has=page.locator(f".pick:text-is('{number}')")).locator(".rail").bounding_box()
     box = page.locator(target).first.bounding_box()
     page.mouse.move(handle["x"] + 14, handle["y"] + 24)
