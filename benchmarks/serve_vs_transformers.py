@@ -59,9 +59,8 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
     """Conversations with one system message and different questions."""
     names = "sam eva tom ann bob kim max lea dan mia joe zoe ben amy leo ida".split()
     asked = [question.format(name) for name in names for question in QUESTIONS]
-    return [
-        [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked[i % len(asked)]}] for i in range(count)
-    ]
+    said = (asked[i % len(asked)] for i in range(count))
+    return [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}] for question in said]
 
 
 def free_port() -> int:
