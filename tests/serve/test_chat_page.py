@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +17,7 @@ from tutelage.feedback.store import Store
 from tutelage.model.hub import create_model, load_model
 from tutelage.train.scorer import RewardScorer
 
-sync_api = pytest.importorskip("playwright.sync_api")
 NASTY = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no chromium on this machine: the chat page is not tried")
-    with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +127,7 @@ def test_stop_frees_the_place_on_the_server(visit: Any, served: Running) -> None
     here.page.select_option("#model", "slow")
     here.most_tokens(1500)
     here.say("tell me a long story", wait=False)
-    here.page.wait_for_function("document.querySelector('.answer')?.textContent.length > 20")
+    until(lambda: here.answers() and len(here.answers()[0]) > 20, 10)
     assert served.metric("tutelage_running_rows") == 1
     here.page.click("#stop")
     here.done()
@@ -154,7 +141,7 @@ def test_a_page_that_is_left_frees_the_place_too(visit: Any, served: Running) ->
     here.page.select_option("#model", "slow")
     here.most_tokens(1500)
     here.say("tell me a long story", wait=False)
-    here.page.wait_for_function("document.querySelector('.answer')?.textContent.length > 20")
+    until(lambda: here.answers() and len(here.answers()[0]) > 20, 10)
     here.page.wait_for_timeout(1200)  # what has come is kept every second
     here.page.reload()
     until(lambda: served.metric("tutelage_running_rows") == 0, 5)
@@ -196,7 +183,7 @@ def test_token_probabilities(visit: Any, model: str) -> None:
     tokens.first.hover()
     card = here.page.locator(".token-card")
     assert card.is_visible() and card.locator("li").count() >= 5
-    assert card.locator("li.chosen").count() == 1 and "log p" in card.inner_text()
+    assert card.locator("li.chosen").count() == card.locator("p").count() >= 1 and "log p" in card.inner_text()
     tokens.first.focus()
     here.page.keyboard.press("ArrowRight")
     assert here.page.evaluate("document.activeElement === document.querySelectorAll('.answer .token')[1]")
@@ -341,12 +328,12 @@ def test_conversations_are_renamed_deleted_brought_back_and_saved(visit: Any, tm
     assert "## user\n\nwhere is sam?" in (tmp_path / "saved.md").read_text(encoding="utf-8")
     answers = here.answers()
     here.page.locator(".here button[aria-label='Delete']").click()
-    here.page.wait_for_function("document.querySelectorAll('.conversations li').length === 1")
+    until(lambda: titles.count() == 1, 10)
     here.page.click("text=Undo")
-    here.page.wait_for_function("document.querySelectorAll('.conversations li').length === 2")
+    until(lambda: titles.count() == 2, 10)
     assert here.users() == ["where is sam?"]
     here.page.set_input_files("input[type=file]", tmp_path / "saved.json")
-    here.page.wait_for_function("document.querySelectorAll('.conversations li').length === 3")
+    until(lambda: titles.count() == 3, 10)
     assert here.users() == ["where is sam?"] and here.answers() == answers
 
 
