@@ -41,7 +41,7 @@ def make_model() -> str:
         import torch
 
         from tutelage.model.hub import create_model, save_model
-        from tutelage.text.chat import ensure_chat, turn_end_id
+        from tutelage.text.chat import ensure_chat
         from tutelage.text.tokenizer import ensure_pad, train_tokenizer
 
         tokenizer = train_tokenizer([SYSTEM, *(m[1]["content"] for m in prompts(64))] * 20, 512)
@@ -49,9 +49,8 @@ def make_model() -> str:
         ensure_chat(tokenizer)
         torch.manual_seed(0)
         model = create_model("laptop-1m", tokenizer, 1024)
-        with torch.no_grad():  # the logit 0, which is never the largest
-            for token in (tokenizer.eos_token_id, turn_end_id(tokenizer)):
-                model.get_input_embeddings().weight[token] = 0
+        with torch.no_grad():  # no special token has the largest logit, so that none ends an answer or has no text
+            model.get_input_embeddings().weight[tokenizer.all_special_ids] = 0
         save_model(model.eval(), tokenizer, MODEL)
     return str(MODEL)
 
@@ -60,9 +59,8 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
     """Conversations with one system message and different questions."""
     names = "sam eva tom ann bob kim max lea dan mia joe zoe ben amy leo ida".split()
     asked = [question.format(name) for name in names for question in QUESTIONS]
-    return [
-        [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked[i % len(asked)]}] for i in range(count)
-    ]
+    said = (asked[i % len(asked)] for i in range(count))
+    return [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}] for question in said]
 
 
 def free_port() -> int:

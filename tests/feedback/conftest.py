@@ -21,9 +21,11 @@ def _program(name):
 
 
 class Postgres:
-    """A server in a temporary folder, reached through a socket in it; it does not run as root, so it gets a user."""
+    """A server in a temporary folder, reached through a socket in it; it does not run as root, so it gets a user.
+    `safe` as servers are by default: what is committed is on the disk; otherwise quicker."""
 
-    def __init__(self):
+    def __init__(self, safe):
+        self.settings = [] if safe else ["-c", "fsync=off"]
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self.user = None
         if os.geteuid() == 0:
@@ -38,7 +40,7 @@ class Postgres:
         subprocess.run(list(map(str, words)), check=True, capture_output=True, user=self.user, cwd=self.folder)
 
     def start(self):
-        words = [_program("postgres"), "-D", self.data, "-k", self.folder, "-c", "listen_addresses="]
+        words = [_program("postgres"), "-D", self.data, "-k", self.folder, "-c", "listen_addresses=", *self.settings]
         log = (self.folder / "log").open("ab")
         end = time.time() + 60
         while time.time() < end:  # while backends of a killed server still end, a new one gives up at once
@@ -69,29 +71,39 @@ class Postgres:
         self.server.wait()
 
     def stop(self):
-        self.server.send_signal(signal.SIGINT)
+        self.server.send_signal(signal.SIGQUIT)  # at once: nothing here is needed again
         self.server.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_url(self):
-        """The address of a new, empty database."""
+        """The address of a new, empty schema of the server's database: a store knows only that."""
         import psycopg
 
         name = f"labels{next(self.numbers)}"
         with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"postgresql+psycopg://postgres@/postgres?host={self.folder}&options=-csearch_path%3D{name}"
+
+
+def _postgres(safe):
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    if _program("postgres") is None or _program("initdb") is None:
+        pytest.skip("PostgreSQL's server (postgres, initdb) is not installed")
+    server = Postgres(safe)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
 def postgres():
-    """The server; a test that wants it skips where PostgreSQL is not installed."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    if _program("postgres") is None or _program("initdb") is None:
-        pytest.skip("PostgreSQL's server (postgres, initdb) is not installed")
-    server = Postgres()
-    yield server
-    server.stop()
+    """A server; a test that wants it skips where PostgreSQL is not installed."""
+    yield from _postgres(safe=False)
+
+
+@pytest.fixture(scope="module")
+def safe_postgres():
+    """One that is killed; with its own settings of what is on the disk when."""
+    yield from _postgres(safe=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -15,6 +15,7 @@ from tests.feedback.annotators import Log
 from tutelage.feedback.store import Store
 
 PEOPLE = 8
+SIZES = [(80, 1), pytest.param(1000, 10, marks=pytest.mark.real)]
 SCRIPT = str(Path(__file__).with_name("annotators.py"))
 
 
@@ -77,7 +78,7 @@ def campaign(url, folder, rankings, kills, server=None):
     for number in range(kills):
         process = start(url, folder, people)
         until(folder, rankings * (number + 1) // (kills + 1), process)
-        if server is not None and number % 2:
+        if server is not None and number % 2 == 0:
             server.kill()
             server.start()
             until(folder, acknowledged(folder) + 1, process)
@@ -87,11 +88,11 @@ def campaign(url, folder, rankings, kills, server=None):
     check(url, folder, people, rankings)
 
 
-@pytest.mark.parametrize("rankings, kills", [(160, 2), pytest.param(1000, 10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rankings, kills", SIZES)
 def test_acknowledged_rankings_survive_in_a_file(tmp_path, rankings, kills):
     campaign(str(tmp_path / "labels.db"), tmp_path / "logs", rankings, kills)
 
 
-@pytest.mark.parametrize("rankings, kills", [(160, 2), pytest.param(1000, 10, marks=pytest.mark.slow)])
-def test_acknowledged_rankings_survive_on_a_server(postgres, tmp_path, rankings, kills):
-    campaign(postgres.new_url(), tmp_path / "logs", rankings, kills, postgres)
+@pytest.mark.parametrize("rankings, kills", SIZES)
+def test_acknowledged_rankings_survive_on_a_server(safe_postgres, tmp_path, rankings, kills):
+    campaign(safe_postgres.new_url(), tmp_path / "logs", rankings, kills, safe_postgres)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from tutelage.cli import app
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.feedback.store import Store
+from tutelage.train.sources import rankings
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ def test_export(path, tmp_path):
     with pytest.raises(ConfigError, match="split= goes with kind=prompts"):
         label("export", path, f"out={out}", "split=train")
     assert len(out.read_text().splitlines()) == 12
+    with pytest.raises(DataError, match="tutelage label export .*labels.db out=rankings.jsonl"):
+        rankings(path)  # a store given to `reward` as it is
 
 
 def test_keys(path):

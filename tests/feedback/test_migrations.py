@@ -56,7 +56,9 @@ def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path):
     Store(str(tmp_path / "labels.db")).close()
     engine = create_engine(f"sqlite:///{tmp_path / 'labels.db'}")
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSIONS, "compare_type": True})
+        # alembic cannot compare an index that holds an expression (priority DESC); its name is compared below
+        kept = {"include_object": lambda _, name, *rest: name != "items_in_order"}
+        context = MigrationContext.configure(connection, opts={"version_table": VERSIONS, "compare_type": True, **kept})
         assert compare_metadata(context, metadata) == []
         found, wanted = inspect(connection), metadata.tables
         for name, table in wanted.items():

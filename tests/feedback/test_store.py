@@ -208,9 +208,9 @@ def test_what_is_no_judgement_is_refused(store, change, words):
 
 def test_odd_text_is_kept_readable(store):
     store.add_batch("b")
-    store.add_items("b", [{"prompt": "a\0b", "responses": ["\ud800x", "y"], "\0": ["\udfff"]}])
+    store.add_items("b", [{"prompt": "a\0b", "responses": ["\ud800x", "y"], "\0": ["\udfff"], "x": float("nan")}])
     item = store.item(1)
-    assert item.prompt == "a\ufffdb" and item.answers[0].text == "?x" and item.columns == {"\ufffd": ["?"]}
+    assert item.prompt == "a\ufffdb" and item.answers[0].text == "?x" and item.columns == {"\ufffd": ["?"], "x": None}
     ann = person(store)
     assert store.record(ann, 1, "skip", comment="\0\ud800").comment == "\ufffd?"
 

@@ -75,8 +75,10 @@ def in_words(found: Mapping[str, Any]) -> str:
     if found["people"]:
         lines += ["", *_table(_person_lines(found))]
     if times := [line for line in found["over_time"] if line["agreement"] is not None]:
-        spans = [(_when(t["start"]), _when(t["end"]), str(t["rankings"]), _number(t, "agreement"), _number(t, "kendall_tau"))
-                 for t in times]  # fmt: skip
+        spans = [
+            (_when(t["start"]), _when(t["end"]), str(t["rankings"]), _number(t, "agreement"), _number(t, "kendall_tau"))
+            for t in times
+        ]
         lines += ["", *_table([("from", "to", "rankings", "agreement", "tau"), *spans])]
     return "\n".join(lines)
 

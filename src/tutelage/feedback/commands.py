@@ -129,7 +129,7 @@ def _open(plain: Words, values: Values, kind: type[O], example: str, create: boo
     """The store that the one plain word names, and the options."""
     if len(plain) != 1:
         found = f"got {' '.join(plain)!r}" if plain else "got none"
-        raise ConfigError(f"expected one store (a file or a database's address), {found}; e.g. tutelage label {example}")
+        raise ConfigError(f"expected one store (file or database's address), {found}; e.g. tutelage label {example}")
     options = build(kind, values, f"tutelage label {example.split()[0]}")
     return Store(plain[0], create=create), options
 

@@ -51,7 +51,7 @@ def name_of(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
 
 
-def first_line(error: DBAPIError | sqlite3.Error) -> str:
+def first_line(error: Exception) -> str:
     """What the database said, without the statement."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]

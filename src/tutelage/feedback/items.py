@@ -107,6 +107,8 @@ def add_batch(c: Connection, name: str, guidelines: str, per_item: int, overlap:
         raise ConfigError(f"per_item={per_item!r}: expected a whole number of people, 1 or more")
     if not isinstance(overlap, int | float) or not 0 <= overlap <= 1:
         raise ConfigError(f"overlap={overlap!r}: expected a share between 0 and 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 1 << 63:
+        raise ConfigError(f"seed={seed!r}: expected a whole number")
     settings = {"guidelines": clean(guidelines), "per_item": per_item, "overlap": float(overlap), "seed": seed}
     found = c.scalar(select(batches.c.id).where(batches.c.name == clean(name)))
     if found is None:

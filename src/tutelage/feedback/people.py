@@ -111,9 +111,9 @@ def renew_key(c: Connection, person_id: int) -> str:
 
 def by_name(c: Connection, name: str) -> Person | None:
     """The person called so, or whose pseudonym it is."""
-    row = c.execute(
-        select(people.c.id, people.c.name).where(or_(people.c.name_key == _name_key(name), people.c.pseudonym == name))
-    ).first()
+    name = " ".join(clean(name).split())
+    same = or_(people.c.name_key == _name_key(name), people.c.pseudonym == name)
+    row = c.execute(select(people.c.id, people.c.name).where(same)).first()
     return None if row is None else Person(row.id, row.name)
 
 

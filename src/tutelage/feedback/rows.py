@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,12 +87,15 @@ class Progress:
 
 
 def clean(value: Any) -> Any:
-    """The value with every string one that both databases store: lone surrogates become "?", NUL the replacement sign.
+    """The value as both databases store it: in strings a lone surrogate becomes "?", NUL the replacement sign; numbers
+    that are not finite become None.
 
-    PostgreSQL's text knows no NUL, and UTF-8 no lone surrogate; JSON escapes bring in either.
+    PostgreSQL's text knows no NUL and its JSON no NaN, UTF-8 no lone surrogate; Python reads all three from JSON.
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Mapping):
         return {clean(str(key)): clean(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -8,11 +8,11 @@ transactions, the SQL is in the files that it imports.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, TimeoutError
 
 from tutelage.core.errors import RunError
 from tutelage.feedback import agreement, assignment, exchange, items, judging, people, prompts
@@ -48,14 +48,19 @@ class Store:
             try:
                 with self._engine.begin() as c:
                     return work(c)
-            except DBAPIError as error:
+            except (DBAPIError, TimeoutError) as error:
                 again = isinstance(error, IntegrityError | OperationalError) and self._engine.dialect.name != "sqlite"
-                if not (again and left) or error.connection_invalidated:
+                if not (again and left) or getattr(error, "connection_invalidated", False):
                     raise RunError(f"{name_of(self._engine)}: cannot write ({first_line(error)})") from error
         raise AssertionError("unreachable")
 
-    def _read(self) -> AbstractContextManager[Connection]:
-        return self._reading.begin()
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        try:
+            with self._reading.begin() as c:
+                yield c
+        except (DBAPIError, TimeoutError) as error:
+            raise RunError(f"{name_of(self._engine)}: cannot read ({first_line(error)})") from error
 
     def add_person(self, name: str) -> str:
         """Add a person; returns their key, which is kept only as a hash. DataError for a name that exists."""

@@ -70,7 +70,7 @@ items = _table(
     Column("shared", Boolean, nullable=False),  # everybody gets it
     Column("created_at", Float, nullable=False),
     UniqueConstraint("batch_id", "hash", name="items_once"),
-    Index("items_in_order", "batch_id", "priority", "id"),
+    Index("items_in_order", "batch_id", text("priority DESC"), "id"),
     Index("items_by_author", "author_id"),
 )
 answers = _table(
@@ -96,6 +96,7 @@ judgements = _table(
     Column("created_at", Float, nullable=False),
     UniqueConstraint("person_id", "token", name="judgements_token_once"),
     Index("judgements_by_person", "person_id", "item_id"),
+    Index("judgements_by_item", "item_id"),
 )
 # Together with the unique `replaces`: one line of judgements for each person and item, never two current ones.
 Index(

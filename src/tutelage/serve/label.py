@@ -78,27 +78,26 @@ def label(words: Sequence[str], values: Mapping[str, Any]) -> None:
         raise ConfigError(f"expected one file of answers, run or store, {found}; e.g. {EXAMPLE}")
     data, config = words[0], build(LabelConfig, values, where="label")
     local = is_local(config.host)
-    listening = bound(config.host, config.port)  # before anything is loaded
-    store, batch, sampler = prepare(data, config)
-    if not local and not store.people():
-        raise ConfigError(
-            f"host={config.host}: others could rank without a key; give each person one: "
-            f"tutelage label key {store.url} name=NAME"
-        )
-    app = create_app({}, store=store, batch=batch, local=local)
-    app.state.sampling = sampler
-    server = make_server(app, Limits(), config.host, config.port)
-    host, port = listening.getsockname()[:2]
-    _greet(store, batch, f"http://{f'[{host}]' if ':' in host else host}:{port}/label", local)
-    if sampler is not None:
-        sampler.start()
-    try:
-        server.run(sockets=[listening])
-    finally:
-        if sampler is not None:
-            sampler.stop()
-    console.print(f"stopped; {store.url} holds what was said. To train on it: tutelage label export {store.url} "
-                  "out=rankings.jsonl", markup=False)  # fmt: skip
+    with bound(config.host, config.port) as listening:  # before anything is loaded
+        store, batch, sampler = prepare(data, config)
+        if not local and not store.people():
+            raise ConfigError(
+                f"host={config.host}: others could rank without a key; give each person one: "
+                f"tutelage label key {store.url} name=NAME"
+            )
+        app = create_app({}, store=store, batch=batch, local=local)
+        app.state.sampling = sampler
+        host, port = listening.getsockname()[:2]
+        _greet(store, batch, f"http://{f'[{host}]' if ':' in host else host}:{port}/label", local)
+        try:
+            if sampler is not None:
+                sampler.start()
+            make_server(app, Limits(), config.host, config.port).run(sockets=[listening])
+        finally:
+            if sampler is not None:
+                sampler.stop()
+    words = f"To train on it: tutelage label export {store.url} out=rankings.jsonl"
+    console.print(f"stopped; {store.url} holds what was said. {words}", markup=False)
 
 
 def _greet(store: Store, batch: str | None, address: str, local: bool) -> None:
@@ -212,7 +211,8 @@ def sampling(data: str, store: Store, batch: str, config: LabelConfig) -> Active
     """What samples answers to DATA's prompts from the model."""
     assert config.model is not None
     bad = BadRows(config.on_bad_row)
-    rows = [_unranked(row) for row in prompts(data, "all", config.prompts, config.seed, bad)]
+    split = "train" if is_world(data) else "all"  # the world has endless prompts, those for measuring apart
+    rows = [_unranked(row) for row in prompts(data, split, config.prompts, config.seed, bad)]
     engine = load(config.model)
     if isinstance(engine, LocalEngine):
         found = encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, data, bad)

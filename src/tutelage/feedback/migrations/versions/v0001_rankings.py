@@ -64,7 +64,7 @@ def _people_and_items() -> None:
         _column("created_at", sa.Float),
         sa.UniqueConstraint("batch_id", "hash", name="items_once"),
     )
-    op.create_index("items_in_order", "items", ["batch_id", "priority", "id"])
+    op.create_index("items_in_order", "items", ["batch_id", sa.text("priority DESC"), "id"])
     op.create_index("items_by_author", "items", ["author_id"])
     _table(
         "answers",
@@ -94,6 +94,7 @@ def _judgements() -> None:
         sa.UniqueConstraint("person_id", "token", name="judgements_token_once"),
     )
     op.create_index("judgements_by_person", "judgements", ["person_id", "item_id"])
+    op.create_index("judgements_by_item", "judgements", ["item_id"])
     first = sa.text("replaces IS NULL")
     op.create_index("judgements_first_once", "judgements", ["item_id", "person_id"], unique=True,
                     sqlite_where=first, postgresql_where=first)  # fmt: skip
