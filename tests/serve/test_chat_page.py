@@ -1,4 +1,4 @@
-"""The chat page in a headless browser: a person chats, stops, answers again, edits, compares, votes and is left alone."""
+"""The chat page in a headless browser: a person chats, stops, answers again, edits, compares and votes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.serve.conftest import Running, running, until
 from tutelage.engine import LocalEngine
 from tutelage.feedback.store import Store
 from tutelage.model.hub import create_model, load_model
+from tutelage.serve.access import Keys
 from tutelage.train.scorer import RewardScorer
 
 NASTY = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
@@ -347,9 +348,52 @@ def test_long_conversations_lose_their_oldest_exchanges_aloud(visit: Any, served
     assert here.page.locator(".note.error").count() == 0
 
 
+def test_a_file_from_anybody_is_taken_apart_or_refused(visit: Any) -> None:
+    here = visit()
+    turn = {"role": "assistant", "content": NASTY, "model": NASTY, "parent": "x", "id": "__proto__", "tokens": [1, 2]}
+    bad = [b"[]", b"no json", json.dumps({"tutelage": 1, "kind": "chat", "turns": [turn]}).encode()]
+    for body in bad:
+        here.page.set_input_files("input[type=file]", {"name": "x.json", "mimeType": "text/json", "buffer": body})
+        here.page.wait_for_selector("text=x.json is not a conversation")
+        here.page.wait_for_timeout(50)
+    fine = {**turn, "tokens": [{"text": "a", "logprob": "high", "top": 3}], "rewards": {"r": "1", "s": 2}}
+    asked = {"role": "user", "content": "hi"}
+    votes = {"prompt": "p", "answers": [fine, fine], "vote": {"kind": "winner", "winner": 7}}
+    for content in ({"kind": "chat", "turns": [asked, fine]}, {"kind": "compare", "rounds": [votes]}):
+        file = json.dumps({"tutelage": 1, "title": NASTY, **content}).encode()
+        here.page.set_input_files("input[type=file]", {"name": "y.json", "mimeType": "text/json", "buffer": file})
+        here.page.wait_for_selector(".message.assistant, .column")
+        assert NASTY in here.page.inner_text("#messages") and "reward 2.00" in here.page.inner_text("#messages")
+        here.page.reload()
+        here.page.wait_for_selector(".message, .round")
+
+
+def test_a_server_with_keys_asks_for_one_on_the_page(browser: Any, served: Running, tmp_path: Path) -> None:
+    engine = served.app.state.models["sft"]
+    store = Store(str(tmp_path / "labels.db"))
+    person, key = store.add_person("ana"), Keys.add(tmp_path / "keys.json", "ci")
+    with running({"sft": engine}, store=store, keys=Keys(tmp_path / "keys.json"), local=False) as one:
+        for secret in (person, key):
+            here = Visitor(browser, one)
+            assert here.page.locator("#send").is_disabled()
+            here.page.fill(".welcome input", "wrong")
+            here.page.click("text=Enter")
+            here.page.wait_for_selector("text=The server does not know this key")
+            here.page.fill(".welcome input", secret)
+            here.page.press(".welcome input", "Enter")
+            here.page.wait_for_selector("text=What would you like to ask?")
+            here.say("where is eva?")
+            assert here.answers()[0]
+            cookies = here.context.cookies()
+            assert bool(cookies) == (secret == person) and all(c["httpOnly"] for c in cookies)
+            assert all("401" in words or "403" in words for words in here.said)
+            here.context.close()
+
+
 def test_chinese_right_to_left_and_a_phone(visit: Any) -> None:
     here = visit(locale="zh-CN", viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    assert here.page.get_attribute("html", "lang") == "zh" and here.page.get_attribute("#ask", "placeholder") == "输入消息"
+    assert here.page.get_attribute("html", "lang") == "zh"
+    assert here.page.get_attribute("#ask", "placeholder") == "输入消息"
     assert here.page.locator("#list").is_hidden()
     here.say("مرحبا، أين إيفا؟")
     assert here.page.evaluate("getComputedStyle(document.querySelector('.bubble')).direction") == "rtl"
