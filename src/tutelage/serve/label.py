@@ -21,9 +21,8 @@ from tutelage.serve.app import create_app
 from tutelage.serve.limits import Limits
 from tutelage.serve.run import bound, is_local, make_server
 from tutelage.text.corpus import read_rows
-from tutelage.train.rewards import Reward, load_function
 from tutelage.train.rollouts import encode_prompts
-from tutelage.train.scorer import RewardScorer
+from tutelage.train.scorer import open_reward
 from tutelage.train.sources import is_function, is_world, prompts
 
 Row = dict[str, Any]
@@ -218,7 +217,7 @@ def sampling(data: str, store: Store, batch: str, config: LabelConfig) -> Active
         found = encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, data, bad)
         rows = [{key: value for key, value in row.items() if key != "ids"} for row in found]
     return ActiveSampler(
-        store, batch, engine, rows, reward=_reward(config.reward), responses=config.responses,
+        store, batch, engine, rows, reward=open_reward(config.reward) if config.reward else None, responses=config.responses,
         temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed, data=data,
         origin={"model": config.model, "temperature": config.temperature, "max_tokens": config.max_tokens},
     )  # fmt: skip
@@ -226,9 +225,3 @@ def sampling(data: str, store: Store, batch: str, config: LabelConfig) -> Active
 
 def _unranked(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in _RANKED}
-
-
-def _reward(spec: str | None) -> Reward | None:
-    if spec is None:
-        return None
-    return load_function(spec) if ".py:" in spec else RewardScorer.load(spec)

@@ -18,12 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.core.config import build, merge, read_toml
 from tutelage.core.errors import ConfigError, RunError
+from tutelage.core.lineage import read_manifest
 from tutelage.core.progress import console
 from tutelage.engine import LocalEngine, RemoteEngine, load
 from tutelage.serve.access import Keys
 from tutelage.serve.app import create_app
 from tutelage.serve.connection import within
 from tutelage.serve.limits import Limits
+from tutelage.train.rewards import Reward
+from tutelage.train.scorer import open_reward
 
 REMOTE = ("http://", "https://")
 NONE = Limits()
@@ -46,6 +49,9 @@ class ServeConfig(BaseModel):
     """Ranking store for the pages: labels.db, or postgresql+psycopg://..."""
     batch: str | None = None
     """The store's batch that the ranking page shows."""
+    reward: str | None = None
+    """Reward model (a run directory) or file.py:function whose scores the chat page shows. A pipeline run's own reward
+    model is found by itself."""
     device: str = "auto"
     """auto | cpu | cuda"""
     dtype: str = "auto"
@@ -122,6 +128,18 @@ def names_of(
         found[name] = source
     if not found:
         raise ConfigError("no model; e.g. tutelage serve runs/demo")
+    return found
+
+
+def rewards_of(words: Sequence[str], config: ServeConfig) -> dict[str, Reward]:
+    """The reward functions by name: `reward=`, else the reward models in the pipeline runs that were named."""
+    if config.reward is not None:
+        return {Path(config.reward).name: open_reward(config.reward)}
+    found: dict[str, Reward] = {}
+    for run in (Path(word) for word in words if Path(word).is_dir()):
+        for stage in sorted(place for place in run.iterdir() if (place / "model").is_dir()):
+            if (read_manifest(stage) or {}).get("kind") == "reward":
+                found[stage.name if stage.name not in found else f"{run.name}/{stage.name}"] = open_reward(str(stage))
     return found
 
 
@@ -219,8 +237,9 @@ def serve(
     engines = {name: opened(source, config) for name, source in sources.items()}
     best = best_of({name: Path(source) for name, source in sources.items()})
     app = create_app(
-        engines, keys=keys, limits=config.limits, local=local, best=best, store=_store(config), batch=config.batch
-    )
+        engines, keys=keys, limits=config.limits, local=local, best=best, store=_store(config), batch=config.batch,
+        rewards=rewards_of(named, config),
+    )  # fmt: skip
     server = make_server(app, config.limits, config.host, config.port, config.stop_seconds)
     host, port = listening.getsockname()[:2]
     shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
