@@ -47,7 +47,8 @@ class LabelConfig(BaseModel):
     guidelines: str | None = None
     """A file of Markdown that stands beside the answers."""
     keep_rankings: bool = False
-    """Take the rankings that DATA has already into the store as well, under its annotators' names."""
+    """Take the rankings that DATA has already into the store as well; those under an annotator's name count as one of
+    the per_item people."""
     host: str = "127.0.0.1"
     """Address to listen at. Others than this machine reach it with 0.0.0.0, each with a key of their own."""
     port: int = Field(8001, ge=0, lt=1 << 16)
@@ -188,7 +189,8 @@ def answered(data: str, config: LabelConfig) -> Iterator[Row]:
     source = path / "rankings.jsonl" if (path / "manifest.json").is_file() else path
     if is_world(data) or is_function(data):
         raise ConfigError(f"{data}: prompts without answers; give model=RUN to sample them")
-    bad, faults, seen = BadRows(config.on_bad_row), [], 0
+    bad, seen = BadRows(config.on_bad_row), 0
+    faults: list[str] = []
     for where, row in read_rows(source, config.on_bad_row, faults):
         seen += 1
         if "prompt" in row and not any(key in row for key in ("responses", "candidates", "chosen", "completions")):
