@@ -252,6 +252,7 @@ def test_on_a_phone(opened, served):
     for number in (1, 3):
         assert page.locator(".moves:visible").count() == 1  # of the chosen one
         page.tap(f".unranked .pick:text-is('{number}')")
+        assert placed(page)[-1] == [number]
     small = "b => { const r = b.getBoundingClientRect(); return r.width < 32 || r.height < 32; }"
     assert not [b for b in page.locator("main button:visible, footer button:visible").all() if b.evaluate(small)]
     page.tap("[data-act=submit]")

@@ -97,15 +97,15 @@ def label(words: Sequence[str], values: Mapping[str, Any]) -> None:
             if sampler is not None:
                 sampler.stop()
     words = f"To train on it: tutelage label export {store.url} out=rankings.jsonl"
-    console.print(f"stopped; {store.url} holds what was said. {words}", markup=False)
+    console.print(f"stopped; {store.url} holds what was said. {words}", markup=False, soft_wrap=True)
 
 
 def _greet(store: Store, batch: str | None, address: str, local: bool) -> None:
     names = [batch] if batch is not None else [info.name for info in store.batches()]
     counts = ", ".join(f"{name} ({store.progress(name).total} items)" for name in names)
     keys = "" if local else "; each person adds ?key=THEIR_KEY"
-    console.print(f"{store.url}: {counts or 'empty'}", markup=False)
-    console.print(f"rank at {address}{keys} (Ctrl-C stops)", markup=False)
+    console.print(f"{store.url}: {counts or 'empty'}", markup=False, soft_wrap=True)
+    console.print(f"rank at {address}{keys} (Ctrl-C stops)", markup=False, soft_wrap=True)
 
 
 def prepare(data: str, config: LabelConfig) -> tuple[Store, str | None, ActiveSampler | None]:
@@ -130,7 +130,7 @@ def prepare(data: str, config: LabelConfig) -> tuple[Store, str | None, ActiveSa
     _settings(store, batch, config)
     if rows is not None:
         added, known = store.add_items(batch, rows)
-        console.print(f"{data}: {added} items added, {known} were there already", markup=False)
+        console.print(f"{data}: {added} items added, {known} were there already", markup=False, soft_wrap=True)
         return store, batch, None
     return store, batch, sampling(data, store, batch, config)
 
@@ -203,7 +203,7 @@ def answered(data: str, config: LabelConfig) -> Iterator[Row]:
         plain = {"prompt": new.prompt, "responses": [{"text": t, **o} for t, o in zip(new.texts, new.origins)]}
         yield row if config.keep_rankings else {**new.columns, **plain}
     if skipped := bad.count + len(faults):
-        console.print(f"{data}: {skipped} rows left out; the first: {[*bad.first, *faults][0]}", markup=False)
+        console.print(f"{data}: {skipped} rows left out; the first: {[*bad.first, *faults][0]}", markup=False, soft_wrap=True)
     if seen == skipped:
         raise DataError(f"{data}: no rows; expected at least one")
 
