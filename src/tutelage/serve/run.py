@@ -19,12 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.core.config import build, merge, read_toml
 from tutelage.core.errors import ConfigError, RunError
+from tutelage.core.lineage import read_manifest
 from tutelage.core.progress import console
 from tutelage.engine import LocalEngine, RemoteEngine, load
 from tutelage.serve.access import Keys
 from tutelage.serve.app import create_app
 from tutelage.serve.connection import within
 from tutelage.serve.limits import Limits
+from tutelage.train.rewards import Reward
+from tutelage.train.scorer import open_reward
 
 REMOTE = ("http://", "https://")
 NONE = Limits()
@@ -48,7 +51,8 @@ class ServeConfig(BaseModel):
     batch: str | None = None
     """The store's batch that the ranking page shows."""
     reward: str | None = None
-    """Reward model (or file.py:function) whose scores the chat page shows."""
+    """Reward model (a run directory) or file.py:function whose scores the chat page shows. A pipeline run's own reward
+    model is found by itself."""
     device: str = "auto"
     """auto | cpu | cuda"""
     dtype: str = "auto"
@@ -130,6 +134,18 @@ def names_of(
     return found
 
 
+def rewards_of(words: Sequence[str], config: ServeConfig) -> dict[str, Reward]:
+    """The reward functions by name: `reward=`, else the reward models in the pipeline runs that were named."""
+    if config.reward is not None:
+        return {Path(config.reward).name: open_reward(config.reward)}
+    found: dict[str, Reward] = {}
+    for run in (Path(word) for word in words if Path(word).is_dir()):
+        for stage in sorted(place for place in run.iterdir() if (place / "model").is_dir()):
+            if (read_manifest(stage) or {}).get("kind") == "reward":
+                found[stage.name if stage.name not in found else f"{run.name}/{stage.name}"] = open_reward(str(stage))
+    return found
+
+
 def opened(source: str, config: ServeConfig) -> LocalEngine | RemoteEngine:
     """The engine of a model. DataError when there is none."""
     if source.startswith(REMOTE):
@@ -194,6 +210,7 @@ def bound(host: str, port: int) -> socket.socket:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
+        made.listen(1024)  # whoever comes before the application is ready waits
     except OSError as problem:
         raise RunError(f"host={host} port={port}: {problem.strerror or problem}; choose another port=") from None
     return made
@@ -225,7 +242,7 @@ def serve(
     best = best_of({name: Path(source) for name, source in sources.items()})
     app = create_app(
         engines, keys=keys, limits=config.limits, local=local, best=best, store=_store(config), batch=config.batch,
-        rewards=_rewards(config),
+        rewards=rewards_of(named, config),
     )  # fmt: skip
     server = make_server(app, config.limits, config.host, config.port, config.stop_seconds)
     listening.listen(1024)  # who reads the next line may come at once
@@ -246,12 +263,3 @@ def _store(config: ServeConfig) -> Any:
 
     return Store(config.store)
 
-
-def _rewards(config: ServeConfig) -> dict[str, Any]:
-    if config.reward is None:
-        return {}
-    from tutelage.train.rewards import load_function
-    from tutelage.train.scorer import RewardScorer
-
-    made: Any = load_function if ".py:" in config.reward else RewardScorer.load
-    return {Path(config.reward).name: made(config.reward)}

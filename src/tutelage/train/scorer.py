@@ -14,6 +14,7 @@ from tutelage.model.hub import find_model_dir, load_model, load_tokenizer
 from tutelage.text.chat import ensure_chat
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.reward_data import add_features, encode_ranking, score_rankings
+from tutelage.train.rewards import Reward, load_function
 
 
 class RewardScorer:
@@ -63,6 +64,11 @@ class RewardScorer:
             if self.sft is not None and self.model.features is not None:
                 add_features(rows, self.sft, pad)
             return [score for (score,) in score_rankings(self.model, rows, pad)]
+
+
+def open_reward(spec: str) -> Reward:
+    """A reward model's run directory, or file.py:function (module:function), as a reward function."""
+    return load_function(spec) if ":" in spec else RewardScorer.load(spec)
 
 
 def _beside(path: Path, named: Any) -> str:

@@ -4,7 +4,6 @@ import { el, say } from "./common/dom.js";
 import { onLanguage, picker, register, t } from "./common/i18n.js";
 import { themePicker } from "./common/shell.js";
 import { chooser, roundView } from "./chat/compare.js";
-import { addNode, newConversation } from "./chat/conversations.js";
 import { asJson, asMarkdown, copy, download, fileName, fromJson } from "./chat/exporting.js";
 import { icon } from "./chat/icons.js";
 import { listView } from "./chat/list.js";
@@ -85,7 +84,7 @@ function closing(act) {
 
 async function loadFile(file) {
   try {
-    await session.take(fromJson(await file.text(), { newConversation, addNode }));
+    await session.take(fromJson(await file.text()));
   } catch {
     say(t("chat.import.bad", file.name));
   }

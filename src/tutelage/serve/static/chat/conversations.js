@@ -91,20 +91,22 @@ export function addNode(conversation, parent, fields) {
   const number = Object.keys(conversation.nodes).length;
   const node = { id: token(), parent, number, created: Date.now(), ...fields };
   conversation.nodes[node.id] = node;
-  conversation.leaf = node.id;
+  show(conversation, node);
   touch(conversation);
   return node;
 }
 
-// Show the branch through `node`, down to its newest message.
+// Make the branch that ends in `leaf` the one that shows; each message of it remembers how it went on.
+function show(conversation, leaf) {
+  conversation.leaf = leaf.id;
+  for (const node of branch(conversation)) if (node.parent) conversation.nodes[node.parent].next = node.id;
+}
+
+// Show the branch through `node`, as it showed last.
 export function choose(conversation, node) {
   let at = node;
-  for (;;) {
-    const below = Object.values(conversation.nodes).filter((one) => one.parent === at.id);
-    if (!below.length) break;
-    at = below.reduce((a, b) => (b.number > a.number ? b : a));
-  }
-  conversation.leaf = at.id;
+  while (conversation.nodes[at.next]) at = conversation.nodes[at.next];
+  show(conversation, at);
 }
 
 // Take `node` and everything below it out.

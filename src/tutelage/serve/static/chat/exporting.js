@@ -1,7 +1,9 @@
 // A conversation as a file or on the clipboard: JSON with everything, Markdown to read, JSONL row shape for training.
 
-import { el } from "../common/dom.js";
-import { branch, messagesOf } from "./conversations.js";
+import { el, token } from "../common/dom.js";
+import { newAnswer } from "./answers.js";
+import { addNode, branch, messagesOf, newConversation } from "./conversations.js";
+import { DEFAULTS, sampled } from "./settings.js";
 
 const VERSION = 1;
 
@@ -74,21 +76,49 @@ export function fileName(conversation, ending) {
   return `${words.slice(0, 40) || "chat"}.${ending}`;
 }
 
-// Read what asJson wrote; throws Error for anything else. The branch that was shown comes back.
-export function fromJson(text, { newConversation, addNode }) {
+// Read what asJson wrote; throws Error for anything else. The branch that was shown comes back. Whatever the file says,
+// only what the page knows is taken from it, in the types that it expects: a file may come from anybody.
+export function fromJson(text) {
   const found = JSON.parse(text);
   if (found?.tutelage !== VERSION || !["chat", "compare"].includes(found.kind)) throw new Error("not our file");
-  const made = newConversation(found.kind, String(found.system ?? found.messages?.find(isSystem)?.content ?? ""));
-  if (found.kind === "compare") made.rounds = found.rounds;
-  for (const turn of found.turns ?? []) {
-    if (typeof turn.content !== "string" || !["user", "assistant"].includes(turn.role)) throw new Error("a bad turn");
-    addNode(made, made.leaf, turn);
+  const system = found.system ?? found.messages?.find((one) => one.role === "system")?.content;
+  const made = newConversation(found.kind, String(system ?? ""));
+  for (const turn of listed(found.turns)) {
+    if (turn.role === "user") addNode(made, made.leaf, { role: "user", content: words(turn.content) });
+    else addNode(made, made.leaf, answerOf(turn));
   }
+  made.rounds = listed(found.rounds).map((round) => roundOf(round, made.system));
   made.title = String(found.title ?? "");
   made.named = true;
   return made;
 }
 
-function isSystem(message) {
-  return message.role === "system";
+const listed = (value) => (Array.isArray(value) ? value : []);
+const number = (value) => (Number.isFinite(value) ? value : null);
+
+function words(value) {
+  if (typeof value !== "string") throw new Error("a text is missing");
+  return value;
+}
+
+function answerOf(turn) {
+  const tokenOf = (one) => ({ text: words(one.text), bytes: Array.isArray(one.bytes) ? one.bytes : null, logprob: number(one.logprob) });
+  const made = newAnswer(words(turn.model ?? ""), sampled({ ...DEFAULTS, ...turn.settings }));
+  const rewards = Object.entries(turn.rewards ?? {}).filter(([, score]) => Number.isFinite(score));
+  return {
+    ...made,
+    content: words(turn.content),
+    state: "done",
+    finish: turn.finish === "length" ? "length" : "stop",
+    tokens: listed(turn.tokens).map((one) => ({ ...tokenOf(one), top: listed(one.top).map(tokenOf) })),
+    rewards: Object.fromEntries(rewards),
+  };
+}
+
+function roundOf(round, system) {
+  const answers = listed(round.answers).map(answerOf);
+  const { kind, winner, stored } = round.vote ?? {};
+  const won = kind === "winner" && Number.isInteger(winner) && winner in answers;
+  const vote = won || ["tie", "all_bad"].includes(kind) ? { kind, winner: won ? winner : null, stored: stored === true } : null;
+  return { id: token(), prompt: words(round.prompt), system, answers, order: [...answers.keys()], blind: false, vote, created: Date.now() };
 }

@@ -18,20 +18,18 @@ export function pieces(tokens) {
   const out = [];
   let waiting = [];
   let held = [];
-  const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   for (const token of tokens) {
     waiting.push(token);
     held.push(...bytesOf(token));
-    try {
-      out.push({ text: strict.decode(Uint8Array.from(held)), parts: waiting });
-    } catch {
-      if (waiting.length < 4) continue; // no character has more than four bytes
-      out.push({ text: new TextDecoder().decode(Uint8Array.from(held)), parts: waiting });
-    }
+    const bytes = Uint8Array.from(held);
+    const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+    // what may still become a character is held back by a decoder that expects more
+    const certain = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes, { stream: true });
+    if (certain !== text && token !== tokens.at(-1)) continue;
+    out.push({ text, parts: waiting });
     waiting = [];
     held = [];
   }
-  if (waiting.length) out.push({ text: new TextDecoder().decode(Uint8Array.from(held)), parts: waiting });
   return out;
 }
 
@@ -53,8 +51,14 @@ export function step(p) {
   return `p${found < 0 ? STEPS.length : found}`;
 }
 
-// What blanks look like in the list of alternatives.
-export function shown(text) {
+// Tokens that are parts of characters all read as \ufffd: their bytes tell them apart.
+function same(a, b) {
+  return a.text === b.text && String(a.bytes) === String(b.bytes);
+}
+
+// How a token stands in the list of alternatives: blanks seen, parts of characters as their bytes.
+export function shown({ text, bytes }) {
+  if (text.includes("\ufffd") && bytes) return bytes.map((one) => `\\x${one.toString(16).padStart(2, "0")}`).join("");
   return text === "" ? "∅" : text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
 }
 
@@ -78,15 +82,14 @@ export function renderTokens(box, tokens) {
 
 function details(part) {
   const p = probability(part.logprob);
-  const chosen = { text: part.text, logprob: part.logprob };
-  const others = part.top.some((one) => one.text === part.text) ? part.top : [chosen, ...part.top];
+  const others = part.top.some((one) => same(one, part)) ? part.top : [part, ...part.top];
   const rows = others.map((one) => {
     const its = probability(one.logprob);
     const bar = el("meter", { min: "0", max: "1", value: String(its ?? 0), "aria-hidden": "true" });
-    const mine = one.text === part.text ? "alternative chosen" : "alternative";
-    return el("li", { class: mine }, el("code", {}, shown(one.text)), bar, el("span", {}, percent(its)));
+    const mine = same(one, part) ? "alternative chosen" : "alternative";
+    return el("li", { class: mine }, el("code", {}, shown(one)), bar, el("span", {}, percent(its)));
   });
-  const head = el("p", {}, el("code", {}, shown(part.text)), ` ${percent(p)} `);
+  const head = el("p", {}, el("code", {}, shown(part)), ` ${percent(p)} `);
   if (part.logprob !== null) head.append(el("small", {}, `log p = ${part.logprob.toFixed(3)}`));
   return [head, el("ol", {}, ...rows)];
 }

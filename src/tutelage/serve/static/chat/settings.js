@@ -40,7 +40,7 @@ export function keepApiKey(key) {
 
 // The part of the settings that an answer is made with.
 export function sampled({ temperature, top_p, top_k, max_tokens, seed, stop }) {
-  return { temperature, top_p, top_k, max_tokens, seed, stop: [...stop] };
+  return { temperature, top_p, top_k, max_tokens, seed, stop: Array.isArray(stop) ? [...stop] : [] };
 }
 
 function field(name, input, help, shown = null) {

@@ -85,7 +85,7 @@ function chatTokens(choice) {
     text: one.token,
     bytes: one.bytes ?? null,
     logprob: one.logprob,
-    top: (one.top_logprobs ?? []).map((other) => ({ text: other.token, logprob: other.logprob })),
+    top: (one.top_logprobs ?? []).map((other) => ({ text: other.token, bytes: other.bytes ?? null, logprob: other.logprob })),
   }));
 }
 
@@ -96,7 +96,7 @@ function textTokens(choice) {
     bytes: null,
     logprob: found.token_logprobs?.[i] ?? null,
     top: Object.entries(found.top_logprobs?.[i] ?? {})
-      .map(([other, logprob]) => ({ text: other, logprob }))
+      .map(([other, logprob]) => ({ text: other, bytes: null, logprob }))
       .sort((a, b) => b.logprob - a.logprob),
   }));
 }
