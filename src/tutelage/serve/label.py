@@ -217,8 +217,9 @@ def sampling(data: str, store: Store, batch: str, config: LabelConfig) -> Active
         found = encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, data, bad)
         rows = [{key: value for key, value in row.items() if key != "ids"} for row in found]
     return ActiveSampler(
-        store, batch, engine, rows, reward=open_reward(config.reward) if config.reward else None, responses=config.responses,
-        temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed, data=data,
+        store, batch, engine, rows, reward=open_reward(config.reward) if config.reward else None,
+        responses=config.responses, temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed,
+        data=data,
         origin={"model": config.model, "temperature": config.temperature, "max_tokens": config.max_tokens},
     )  # fmt: skip
 
