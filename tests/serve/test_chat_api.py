@@ -104,7 +104,8 @@ def test_the_same_text_is_not_better_than_itself(served: Running, cookie: dict[s
     "change",
     [
         {"winner": 3}, {"winner": None}, {"kind": "tie"}, {"kind": "best"}, {"shown": [0, 0, 1]},
-        {"answers": ANSWERS[:1]}, {"prompt": []}, {"prompt": [{"role": "assistant", "content": "x"}]}, {"more": 1}, {"seconds": -1},
+        {"answers": ANSWERS[:1]}, {"prompt": []}, {"prompt": [{"role": "assistant", "content": "x"}]}, {"more": 1},
+        {"seconds": -1},
     ],
 )  # fmt: skip
 def test_votes_that_are_none_are_refused(served: Running, cookie: dict[str, str], change: dict[str, Any]) -> None:
