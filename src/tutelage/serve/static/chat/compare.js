@@ -91,7 +91,10 @@ function ballot(round, context) {
   if (round.answers.some((node) => node.state === "running")) {
     return [el("p", { class: "muted small" }, t("chat.vote.later"))];
   }
-  if (round.answers.some((node) => node.state === "failed" || node.content === "")) return [];
+  // an empty answer is an answer, and a bad one; what failed or was stopped at once is none
+  if (round.answers.some((node) => node.state === "failed" || (node.state === "stopped" && node.content === ""))) {
+    return [];
+  }
   const cast = (choice) => () => context.vote(round, choice);
   const best = round.order.map((index, place) =>
     el(
