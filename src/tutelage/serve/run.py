@@ -245,7 +245,6 @@ def serve(
         rewards=rewards_of(named, config),
     )  # fmt: skip
     server = make_server(app, config.limits, config.host, config.port, config.stop_seconds)
-    listening.listen(1024)  # who reads the next line may come at once
     host, port = listening.getsockname()[:2]
     shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     told = f"serving {', '.join(engines)} at {shown} (API: {shown}/v1; Ctrl-C stops)"
