@@ -60,8 +60,8 @@ class ServeConfig(BaseModel):
     bf16: bool = False
     """Run forwards under bfloat16 autocast."""
     compiled: bool | Literal["frozen"] = False
-    """Decode through torch.compile: seconds at the first step, then quicker steps. frozen: with the weights as constants,
-    for few clients at a time."""
+    """Decode through torch.compile: seconds at the first step, then quicker steps. frozen: with the weights as
+    constants, which pays for few clients at a time."""
     max_rows: int = Field(256, ge=1)
     """Most answers decoded at once, for each model."""
     kv_bytes: int = Field(2 << 30, ge=1)
