@@ -5,8 +5,8 @@
 
 The model is of the demo's size (laptop-1m: 0.9 million parameters, 512 tokens) with random weights; answers are greedy
 and never end by themselves, so that both sides make the same number of tokens. `transformers serve` runs as it comes
-and with --continuous-batching; its better result counts. Ours counts as it comes; compiled=true is measured beside it. Each
-server is a process of its own with a whole round as warm-up; the clients are one process of raw sockets. Tokens a
+and with --continuous-batching; its better result counts. Ours counts as it comes; compiled=true is measured beside it.
+Each server is a process of its own with a whole round as warm-up; the clients are one process of raw sockets. Tokens a
 second: all tokens by the seconds from the first request to the last byte. Time to first token: from sending a request
 to its first piece of text.
 """
