@@ -156,6 +156,13 @@ def add_items(c: Connection, batch: str, new: Sequence[NewItem], priority: float
     return len(fresh), len(wanted) - len(fresh)
 
 
+def known_prompts(c: Connection, batch_name: str, prompts: Sequence[Prompt]) -> list[bool]:
+    """Of each prompt, whether the batch has an item with it."""
+    found = need_batch(c, batch_name)
+    known = {digest(prompt) for prompt in c.scalars(select(items.c.prompt).where(items.c.batch_id == found.id))}
+    return [digest(clean(prompt)) in known for prompt in prompts]
+
+
 def _is_shared(n: int, overlap: float, seed: int) -> bool:
     """Whether the n-th item of a batch goes to everybody: the share is met as exactly as whole numbers can, and the
     seed shifts which ones it is."""
@@ -200,19 +207,40 @@ def _own_item(c: Connection, batch_id: int, item: NewItem, author: int) -> int:
     return int(found) if found is not None else _insert(c, batch_id, [item], [False], 0.0, author, [key])[0]
 
 
-def add_vote(
-    c: Connection, batch: str, person_id: int, new: NewItem, winner: int | None, token: str | None
-) -> Judgement:
-    """A person's vote between answers to their own prompt; the batch is made if need be."""
-    if winner is not None and (isinstance(winner, bool) or winner not in range(len(new.texts))):
-        raise DataError(f"winner={winner!r}: expected the place of an answer, 0 to {len(new.texts) - 1}, or null")
+@dataclass(frozen=True)
+class Vote:
+    """What a person said of answers to their own prompt; `winner` and `shown` are places in the answers."""
+
+    winner: int | None
+    all_bad: bool = False
+    shown: tuple[int, ...] = ()
+    seconds: float = 0.0
+    token: str | None = None
+
+
+def add_vote(c: Connection, batch: str, person_id: int, new: NewItem, vote: Vote) -> Judgement:
+    """A person's vote between answers to their own prompt; the batch is made if need be.
+
+    An answer that reads as the winner does wins with it: the same text is not better than itself.
+    """
+    winner, places = vote.winner, range(len(new.texts))
+    if winner is not None and (isinstance(winner, bool) or winner not in places or vote.all_bad):
+        expected = "null where all are bad" if vote.all_bad else f"the place of an answer, 0 to {places[-1]}, or null"
+        raise DataError(f"winner={winner!r}: expected {expected}")
+    if vote.shown and sorted(vote.shown) != list(places):
+        raise DataError(f"shown={list(vote.shown)}: expected each place from 0 to {places[-1]} once")
     need(c, person_id)
     if c.scalar(select(batches.c.id).where(batches.c.name == batch)) is None:
         add_batch(c, batch, "", 1, 0.0, 0)
     number = _own_item(c, need_batch(c, batch).id, new, person_id)
     ids = _ids_of(c, number, new.texts)
-    groups = [ids] if winner is None else [[ids[winner]], [one for n, one in enumerate(ids) if n != winner]]
-    return judging.record(c, person_id, number, judging.Said("ranking", groups, shown=ids, token=token))
+    won = [n for n in places if winner is None or new.texts[n] == new.texts[winner]]
+    groups = [[ids[n] for n in won], [ids[n] for n in places if n not in won]]
+    said = judging.Said(
+        "all_bad" if vote.all_bad else "ranking", [] if vote.all_bad else [group for group in groups if group],
+        shown=[ids[n] for n in vote.shown or places], seconds=vote.seconds, token=vote.token,
+    )  # fmt: skip
+    return judging.record(c, person_id, number, said)
 
 
 def _record_rankings(c: Connection, new: Sequence[NewItem], known: Mapping[str, int]) -> None:

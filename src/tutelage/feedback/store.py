@@ -118,11 +118,16 @@ class Store:
         """(items added, items that were there already), all rows or, at a DataError, none.
 
         Rows: {"prompt", "responses"}, a response a string or {"text", ... its origin}, with further columns; or any
-        shape that `tutelage reward` reads, whose rankings are recorded, each under its "annotator". They do not count
-        towards the number of people that an item should get.
+        shape that `tutelage reward` reads, whose rankings are recorded, each under its "annotator", as one of the
+        people that the item goes to; without one they do not count as such.
         """
         new = [items.as_item(row, f"row {number}") for number, row in enumerate(rows, 1)]
         return self._change(lambda c: items.add_items(c, batch, new, priority))
+
+    def known_prompts(self, batch: str, prompts: Sequence[Prompt]) -> list[bool]:
+        """Of each prompt, whether the batch has an item with it already."""
+        with self._read() as c:
+            return items.known_prompts(c, batch, prompts)
 
     def set_priorities(self, priorities: Mapping[int, float]) -> None:
         """New priorities of items, by id; those of higher priority are given out first."""
@@ -197,12 +202,17 @@ class Store:
         answers: Sequence[Mapping[str, Any]],
         winner: int | None,
         token: str | None = None,
+        all_bad: bool = False,
+        shown: Sequence[int] = (),
+        seconds: float = 0.0,
     ) -> Judgement:
-        """A vote between answers {"text", ... origin}, in the batch "chat": the winner's place, None for a tie."""
+        """A vote between answers {"text", ... origin}, in the batch "chat": the winner's place, None for a tie or where
+        all of them are bad. `shown`: their places in the order they were shown."""
         new = items.as_item({"prompt": prompt, "responses": list(answers)}, "vote")
+        vote = items.Vote(winner, all_bad, tuple(shown), seconds, token)
 
         def work(c: Connection) -> Judgement:
-            return items.add_vote(c, CHAT, person_id, new, winner, token)
+            return items.add_vote(c, CHAT, person_id, new, vote)
 
         return self._change(work)
 
