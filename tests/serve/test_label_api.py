@@ -1,6 +1,7 @@
 """The ranking page's API without a browser: who one is, what one may see, and that a judgement is kept once."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.serve.pages import ROWS, Client, labelling
 from tutelage.core.errors import DataError
 from tutelage.feedback.active import ActiveSampler
 from tutelage.feedback.store import Store
+from tutelage.serve import label_api
 
 
 @pytest.fixture
@@ -17,9 +19,9 @@ def served(tmp_path):
         yield address, store
 
 
-def said(client, item, kind="ranking", **more):
-    groups = [[answer["id"]] for answer in item["answers"]] if kind == "ranking" else []
-    return {"item": item["id"], "person": client.person["id"], "kind": kind, "groups": groups, "token": "t1", **more}
+def said(client, asked, kind="ranking", **more):
+    groups = [[answer["id"]] for answer in asked["answers"]] if kind == "ranking" else []
+    return {"item": asked["id"], "person": client.person["id"], "kind": kind, "groups": groups, "token": "t1", **more}
 
 
 def judgements(store, person):
@@ -131,27 +133,26 @@ def test_an_item_goes_to_the_wished_number_of_people(tmp_path):
         people = [Client(address) for _ in range(4)]
         for number, client in enumerate(people):
             client.join(f"p{number}")
-        gone = True
-        while gone:
-            gone = [client.rank() for client in people] != [None] * 4
+
+        def work(client):
+            while client.rank():
+                pass
+
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(work, people))
         done = store.progress("colours")
         assert (done.done, done.total) == (len(ROWS), len(ROWS))
         assert sum(len(judgements(store, client.person)) for client in people) == 2 * len(ROWS)
 
 
-def test_agreement_is_told_without_other_peoples_names(served):
+def test_agreement_is_told_without_other_peoples_names(served, monkeypatch):
     ann, bo = Client(served[0]), Client(served[0])
     ann.join("Ann Smith"), bo.join("Bo Jones")
     assert ann("/label/api/report")[1]["agreement"]["comparisons"] == 0
-    while ann.rank(len):
-        pass
-    while bo.rank(len):
-        pass
-    import time
-
-    from tutelage.serve import label_api
-
-    time.sleep(label_api.REPORT_SECONDS)
+    for client in (ann, bo):
+        while client.rank(lambda text: (len(text), text)):
+            pass
+    monkeypatch.setattr(label_api, "REPORT_SECONDS", 0.0)
     found = ann("/label/api/report")[1]
     assert found["agreement"]["agreement"] == 1.0 and found["agreement"]["overlap_items"] == len(ROWS)
     assert [line["you"] for line in found["agreement"]["people"]].count(True) == 1

@@ -52,9 +52,10 @@ def test_a_run_of_rank_is_ranked_again_with_or_without_its_rankings(chain):
     rows = (chain / "rank/rankings.jsonl").read_text(encoding="utf-8").splitlines()
     assert batch == "rank" and store.progress(batch).total == len(rows) and not list(store.export("rankings"))
     assert store.item(1).columns["item"]  # the gold judge's column comes along
-    store, _, _ = made(chain / "rank", store=str(chain / "again.db"), keep_rankings=True)
+    store, _, _ = made(chain / "rank", store=str(chain / "again.db"), keep_rankings=True, per_item=2)
     kept = list(store.export("rankings"))
-    assert len(kept) == len(rows) and store.progress(batch).done == 0  # people still rank each
+    ann = store.person_of(store.add_person("Ann"))
+    assert len(kept) == len(rows) and store.progress(batch, ann.id).left_for_me == len(rows)
     assert kept[0]["ranking"] == json.loads(rows[0])["ranking"]
 
 

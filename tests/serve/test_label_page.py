@@ -39,16 +39,25 @@ def opened(browser, served):
         page.wait_for_selector(".answer, .tile, .note")
         return page
 
+    one.expected = "nothing"  # but what a test breaks on purpose, which the browser logs
     yield one
     for context in contexts:
         context.close()
-    assert not complaints
+    assert not [words for words in complaints if not words.startswith(one.expected)]
+
+
+def sync_api():
+    return pytest.importorskip("playwright.sync_api")
 
 
 def done(page, count):
-    page.wait_for_function(
-        "n => document.querySelector('#progress')?.innerText.match(/\\d+/)?.[0] === String(n)", arg=count
-    )
+    """Wait until so many items are done."""
+    sync_api().expect(page.locator("#progress")).to_have_text(re.compile(rf"(^|完成 ){count} "), timeout=15_000)
+
+
+def says(page, selector, words):
+    """Wait until an element holds the words."""
+    sync_api().expect(page.locator(selector)).to_contain_text(words, timeout=15_000)
 
 
 def placed(page):
@@ -69,6 +78,7 @@ def judged(store, name="Ann"):
 
 def drag(page, number, target, part=0.5):
     """Drag the card of an answer by its handle onto a part of the target's height."""
+    page.wait_for_function("() => document.getAnimations().length === 0")
     handle = page.locator(".answer", has=page.locator(f".pick:text-is('{number}')")).locator(".rail").bounding_box()
     box = page.locator(target).first.bounding_box()
     page.mouse.move(handle["x"] + 14, handle["y"] + 24)
@@ -110,7 +120,7 @@ def test_by_keyboard_alone(opened, served):
     page.keyboard.press("Escape")
     page.keyboard.press("1")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('[role=alert]').innerText.includes('3 answers')")
+    says(page, "footer [role=alert]", "3 answers")
     for key in "234":
         page.keyboard.press(key)
     page.keyboard.press("Control+Enter")
@@ -164,7 +174,7 @@ def test_five_prompts_one_changed_one_skipped_and_the_agreement(opened, served):
     page.keyboard.press("u")  # back to the fifth, then to the fourth
     page.wait_for_selector(".note")
     page.click("[data-act=back]")
-    page.wait_for_function("text => document.querySelector('#prompt').innerText.includes(text)", arg=ARABIC)
+    says(page, "#prompt", ARABIC)
     was = placed(page)
     page.keyboard.press(str(was[-1][0]))
     for _ in was:
@@ -197,7 +207,7 @@ def test_markup_stays_text(opened, served):
     page.select_option("#ideal-from", label="Answer 1")
     page.fill("#ideal", SCRIPT)
     page.click(".ideal button")
-    page.wait_for_function("document.querySelector('.toast')?.innerText")
+    says(page, ".toast", "ideal answer is saved")
     assert [row["completion"] for row in served[1].export("demonstrations")] == [SCRIPT]
     assert page.evaluate("document.title") == "Rank · tutelage"
 
@@ -240,7 +250,9 @@ def test_on_a_phone(opened, served):
     page.wait_for_selector(".group")
     assert placed(page) == [[2]]
     for number in (1, 3):
+        assert page.locator(".moves:visible").count() == 1  # of the chosen one
         page.tap(f".unranked .pick:text-is('{number}')")
+        assert placed(page)[-1] == [number]
     small = "b => { const r = b.getBoundingClientRect(); return r.width < 32 || r.height < 32; }"
     assert not [b for b in page.locator("main button:visible, footer button:visible").all() if b.evaluate(small)]
     page.tap("[data-act=submit]")
@@ -249,12 +261,13 @@ def test_on_a_phone(opened, served):
 
 
 def test_a_lost_connection_loses_nothing(opened, served):
+    opened.expected = "Failed to load resource: net::"
     page = opened()
     for key in "1234":
         page.keyboard.press(key)
     page.route("**/label/api/judgements", lambda route: (route.fetch(), route.abort()))  # recorded, the answer lost
     page.click("[data-act=submit]")
-    page.wait_for_function("document.querySelector('footer [role=alert]').innerText.includes('reached')")
+    says(page, "footer [role=alert]", "cannot be reached")
     assert placed(page) == [[1], [2], [3], [4]]
     page.unroute("**/label/api/judgements")
     page.click("[data-act=submit]")
@@ -265,13 +278,14 @@ def test_a_lost_connection_loses_nothing(opened, served):
 
 
 def test_another_person_in_another_tab_is_noticed(opened, served):
+    opened.expected = "Failed to load resource: the server responded with a status of 403"
     page = opened()
     other = Client(served[0])
     other.join("Bo")
     name, value = other.cookie.split("=", 1)
     page.context.add_cookies([{"name": name, "value": value, "url": served[0]}])
     page.keyboard.press("s")
-    page.wait_for_function("document.querySelector('footer [role=alert]').innerText.includes('Bo')")
+    says(page, "footer [role=alert]", "signed in as Bo")
     assert served[1].history(other.person["id"], "colours") == []
 
 
@@ -303,6 +317,48 @@ def test_single_keys_can_be_turned_off(opened):
     page.locator(".pick").first.focus()
     page.keyboard.press("Enter")  # buttons still work from the keyboard
     assert len(placed(page)) == 1
+
+
+LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": {**PHONE, "locale": "zh-CN"}}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_axe_finds_nothing(opened, served, look):
+    """axe-core's rules, WCAG 2.2 AA among them, over the pages' states."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def fine(page):
+        page.wait_for_timeout(300)  # cards glide to their places, colours change slowly
+        wrong = axe.run(page).response["violations"]
+        assert not wrong, [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in wrong]
+
+    page = opened(**look)
+    fine(page)
+    for key in "21=b3i":
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    page.keyboard.press("Enter")
+    fine(page)
+    page.keyboard.press("?")
+    fine(page)
+    page.keyboard.press("Escape")
+    page.click("[data-act=skip]")
+    done(page, 1)
+    page.keyboard.press("u")
+    page.wait_for_selector(".note")
+    fine(page)
+    for name in "xyz":
+        client = Client(served[0])
+        client.join(name)
+        while client.rank(len):
+            pass
+    page.goto(f"{served[0]}/label/report")
+    page.wait_for_selector(".chart")
+    fine(page)
+    page.click(".who")
+    page.wait_for_selector(".sign-in")
+    fine(page)
 
 
 def test_the_page_goes_on_by_itself_when_new_answers_come(browser, tmp_path):

@@ -118,8 +118,8 @@ class Store:
         """(items added, items that were there already), all rows or, at a DataError, none.
 
         Rows: {"prompt", "responses"}, a response a string or {"text", ... its origin}, with further columns; or any
-        shape that `tutelage reward` reads, whose rankings are recorded, each under its "annotator". They do not count
-        towards the number of people that an item should get.
+        shape that `tutelage reward` reads, whose rankings are recorded, each under its "annotator", as one of the
+        people that the item goes to; without one they do not count as such.
         """
         new = [items.as_item(row, f"row {number}") for number, row in enumerate(rows, 1)]
         return self._change(lambda c: items.add_items(c, batch, new, priority))

@@ -47,7 +47,8 @@ class LabelConfig(BaseModel):
     guidelines: str | None = None
     """A file of Markdown that stands beside the answers."""
     keep_rankings: bool = False
-    """Take the rankings that DATA has already into the store as well, under its annotators' names."""
+    """Take the rankings that DATA has already into the store as well; those under an annotator's name count as one of
+    the per_item people."""
     host: str = "127.0.0.1"
     """Address to listen at. Others than this machine reach it with 0.0.0.0, each with a key of their own."""
     port: int = Field(8001, ge=0, lt=1 << 16)
@@ -96,15 +97,15 @@ def label(words: Sequence[str], values: Mapping[str, Any]) -> None:
             if sampler is not None:
                 sampler.stop()
     words = f"To train on it: tutelage label export {store.url} out=rankings.jsonl"
-    console.print(f"stopped; {store.url} holds what was said. {words}", markup=False)
+    console.print(f"stopped; {store.url} holds what was said. {words}", markup=False, soft_wrap=True)
 
 
 def _greet(store: Store, batch: str | None, address: str, local: bool) -> None:
     names = [batch] if batch is not None else [info.name for info in store.batches()]
     counts = ", ".join(f"{name} ({store.progress(name).total} items)" for name in names)
     keys = "" if local else "; each person adds ?key=THEIR_KEY"
-    console.print(f"{store.url}: {counts or 'empty'}", markup=False)
-    console.print(f"rank at {address}{keys} (Ctrl-C stops)", markup=False)
+    console.print(f"{store.url}: {counts or 'empty'}", markup=False, soft_wrap=True)
+    console.print(f"rank at {address}{keys} (Ctrl-C stops)", markup=False, soft_wrap=True)
 
 
 def prepare(data: str, config: LabelConfig) -> tuple[Store, str | None, ActiveSampler | None]:
@@ -129,7 +130,7 @@ def prepare(data: str, config: LabelConfig) -> tuple[Store, str | None, ActiveSa
     _settings(store, batch, config)
     if rows is not None:
         added, known = store.add_items(batch, rows)
-        console.print(f"{data}: {added} items added, {known} were there already", markup=False)
+        console.print(f"{data}: {added} items added, {known} were there already", markup=False, soft_wrap=True)
         return store, batch, None
     return store, batch, sampling(data, store, batch, config)
 
@@ -188,7 +189,8 @@ def answered(data: str, config: LabelConfig) -> Iterator[Row]:
     source = path / "rankings.jsonl" if (path / "manifest.json").is_file() else path
     if is_world(data) or is_function(data):
         raise ConfigError(f"{data}: prompts without answers; give model=RUN to sample them")
-    bad, faults, seen = BadRows(config.on_bad_row), [], 0
+    bad, seen = BadRows(config.on_bad_row), 0
+    faults: list[str] = []
     for where, row in read_rows(source, config.on_bad_row, faults):
         seen += 1
         if "prompt" in row and not any(key in row for key in ("responses", "candidates", "chosen", "completions")):
@@ -201,7 +203,7 @@ def answered(data: str, config: LabelConfig) -> Iterator[Row]:
         plain = {"prompt": new.prompt, "responses": [{"text": t, **o} for t, o in zip(new.texts, new.origins)]}
         yield row if config.keep_rankings else {**new.columns, **plain}
     if skipped := bad.count + len(faults):
-        console.print(f"{data}: {skipped} rows left out; the first: {[*bad.first, *faults][0]}", markup=False)
+        console.print(f"{data}: {skipped} rows left out; the first: {[*bad.first, *faults][0]}", markup=False, soft_wrap=True)
     if seen == skipped:
         raise DataError(f"{data}: no rows; expected at least one")
 
@@ -216,10 +218,10 @@ def sampling(data: str, store: Store, batch: str, config: LabelConfig) -> Active
     if isinstance(engine, LocalEngine):
         found = encode_prompts(rows, engine.tokenizer, engine.context_length, config.max_tokens, data, bad)
         rows = [{key: value for key, value in row.items() if key != "ids"} for row in found]
+    reward = open_reward(config.reward) if config.reward else None
     return ActiveSampler(
-        store, batch, engine, rows, reward=open_reward(config.reward) if config.reward else None,
-        responses=config.responses, temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed,
-        data=data,
+        store, batch, engine, rows, reward=reward, responses=config.responses,
+        temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed, data=data,
         origin={"model": config.model, "temperature": config.temperature, "max_tokens": config.max_tokens},
     )  # fmt: skip
 

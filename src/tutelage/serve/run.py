@@ -207,6 +207,7 @@ def bound(host: str, port: int) -> socket.socket:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
+        made.listen(1024)  # whoever comes before the application is ready waits
     except OSError as problem:
         raise RunError(f"host={host} port={port}: {problem.strerror or problem}; choose another port=") from None
     return made

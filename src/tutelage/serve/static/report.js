@@ -20,7 +20,7 @@ const decimal = (value) => value === null || value === undefined ? t("report.unk
 
 function interval(values, name, words) {
   const [low, high] = [values[`${name}_low`], values[`${name}_high`]];
-  return low === null || low === undefined ? "" : `${words(low)} – ${words(high)}`;
+  return low === null || low === undefined ? "" : `${words(low)} … ${words(high)}`;
 }
 
 function tile(name, title, hint, words) {
@@ -67,7 +67,7 @@ function time() {
   if (!rows.length) return null;
   return el("section", { class: "card stack" }, el("h2", {}, t("report.over")),
     el("p", { class: "muted small" }, t("report.over.hint")),
-    overTime(rows),
+    el("div", { class: "table-scroll", tabindex: "0" }, overTime(rows)),
     el("details", {}, el("summary", { class: "small muted" }, t("report.table")),
       el("table", {}, el("thead", {}, el("tr", {},
         ["report.from", "report.to", "report.rankings", "report.pairs", "report.tau"].map((key) => el("th", { scope: "col" }, t(key))))),

@@ -156,7 +156,7 @@ export class Board {
     const handle = el("div", { class: "rail" },
       el("button", { type: "button", class: "pick number", dataset: { do: "pick" }, onclick: act(pick) }, number),
       el("span", { class: "grip", "aria-hidden": "true" }));
-    const card = el("article", { class: "answer", tabindex: "-1", role: "group", dataset: { id } },
+    const card = el("div", { class: "answer", tabindex: "-1", role: "group", dataset: { id } },
       handle,
       text.trim() ? prose(text, { class: "said" }) : el("p", { class: "said muted" }, t("answer.empty")),
       el("div", { class: "moves" },

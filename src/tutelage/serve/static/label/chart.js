@@ -24,9 +24,10 @@ export function overTime(rows) {
   const points = shown.map((row, i) => `${x(i)},${y(row.agreement)}`).join(" ");
   return svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": t("report.over") },
     ticks.map((share) => [
-      svg("line", { class: Math.abs(share - 0.5) < 0.001 ? "chance" : "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(share), y2: y(share) }),
+      svg("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(share), y2: y(share) }),
       svg("text", { x: LEFT - 8, y: y(share) + 4, "text-anchor": "end" }, `${Math.round(100 * share)}%`),
     ]),
+    svg("line", { class: "chance", x1: LEFT, x2: WIDTH - RIGHT, y1: y(0.5), y2: y(0.5) }),
     shown.map((row, i) => row.agreement_low !== null && svg("line", {
       class: "whisker", x1: x(i), x2: x(i), y1: y(row.agreement_low), y2: y(row.agreement_high),
     })),

@@ -81,6 +81,8 @@ export function dragging(handle, card, { target, hint, drop }) {
     from = { x: event.clientX, y: event.clientY, startY: event.clientY, scroll: scrollY, id: event.pointerId };
     for (const [name, act] of Object.entries(ends)) addEventListener(name, act);
   });
+  // a finger's drag is no scrolling: else the browser takes the next tap for the end of a fling, and swallows it
+  handle.addEventListener("touchmove", (event) => from && event.preventDefault(), { passive: false });
   handle.addEventListener("click", (event) => {
     if (!justDragged) return;
     event.preventDefault();
