@@ -14,7 +14,12 @@ from typing import Any
 import torch
 
 from tutelage.core.errors import DataError, in_words
+<<<<<<< HEAD
 from tutelage.engine.decode import BatchDecoder, batches_of
+=======
+from tutelage.engine.compiled import Compiled
+from tutelage.engine.decode import BatchDecoder
+>>>>>>> main
 from tutelage.engine.masked import NO_GENERATION, score_masked
 from tutelage.engine.prompted import PromptDecoder, check_prompt, virtual_tokens
 from tutelage.engine.requests import (
@@ -51,7 +56,11 @@ class LocalEngine:
 
     Encoder-decoders take prompts and contexts in the encoder (seq2seq.py); masked LMs only score (masked.py).
     ``compiled``: decode through torch.compile (see compiled.py): the first step costs seconds, one stream is then
+<<<<<<< HEAD
     quicker. ``prefix_bytes``: for a server whose weights do not change, keys of beginnings that came up before.
+=======
+    quicker. "frozen": with the weights as constants, which is quicker still and tunes for half a minute.
+>>>>>>> main
 
     Safe to call from several threads: their rows share the batch.
     """
@@ -65,8 +74,12 @@ class LocalEngine:
         kv_bytes: int = 2 << 30,
         max_tokens: int = 2048,
         max_batch_tokens: int = 1 << 17,
+<<<<<<< HEAD
         compiled: bool = False,
         prefix_bytes: int = 0,
+=======
+        compiled: Compiled = False,
+>>>>>>> main
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
