@@ -112,7 +112,8 @@ def test_saved_rows_are_rows_for_sft(talk, tmp_path):
     ConversationRow.model_validate(rows[0])
     talk.command(f"/save {tmp_path / 'a.md'}")
     assert "be kind 你好" in (tmp_path / "a.md").read_text(encoding="utf-8")
-    for place, words in (("a.md", "is there already"), ("a.txt", "ends in .jsonl"), ("no/a.jsonl", "cannot be written")):
+    wrong = (("a.md", "is there already"), ("a.txt", "ends in .jsonl"), ("no/a.jsonl", "cannot be written"))
+    for place, words in wrong:
         with pytest.raises(DataError, match=words):
             talk.command(f"/save {tmp_path / place}")
 

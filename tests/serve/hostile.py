@@ -24,8 +24,8 @@ GOOD: list[dict[str, Any]] = [
 ]
 KEYS = [
     "model", "messages", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "stop", "seed",
-    "stop_token_ids", "logit_bias", "logprobs", "top_logprobs", "presence_penalty", "stream", "stream_options", "echo", "best_of",
-    "user", "tools", "__proto__", "\ud800", "",
+    "stop_token_ids", "logit_bias", "logprobs", "top_logprobs", "presence_penalty", "stream", "stream_options", "echo",
+    "best_of", "user", "tools", "__proto__", "\ud800", "",
 ]  # fmt: skip
 TARGETS = [
     "/", "//", "/../../etc/passwd", "/static/../../secret", "/static/%2e%2e%2f%2e%2e%2fetc/passwd", "/static/%00",

@@ -15,7 +15,7 @@ from tutelage.feedback.store import Store
 from tutelage.serve.access import COOKIE, Keys
 
 ASKED = [{"role": "user", "content": "one two"}]
-ANSWERS = [{"text": t, "origin": {"model": m, "params": {"seed": 1}}} for t, m in (("a", "x"), ("b", "y"), ("c", "z"))]
+ANSWERS = [{"text": t, "origin": {"model": m, "params": {"seed": 1}}} for t, m in (("", "x"), ("b", "y"), ("c", "z"))]
 
 
 def by_length(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
@@ -93,18 +93,19 @@ def test_what_people_give_needs_a_person(served: Running, cookie: dict[str, str]
 
 
 def test_the_same_text_is_not_better_than_itself(served: Running, cookie: dict[str, str], store: Store) -> None:
-    twins = [ANSWERS[0], {**ANSWERS[0], "origin": {"model": "y"}}, ANSWERS[2]]
+    twins = [ANSWERS[1], {**ANSWERS[1], "origin": {"model": "y"}}, ANSWERS[2]]
     body = {"prompt": [{"role": "user", "content": "twins"}], "answers": twins, "kind": "winner", "winner": 1}
     assert post(served, "/chat/api/vote", body, headers=cookie).status_code == 200
     row = next(r for r in store.export("rankings") if r["prompt"] == "twins")
-    assert sorted(row["responses"][i] for i in row["ranking"][0]) == ["a", "a"]
+    assert sorted(row["responses"][i] for i in row["ranking"][0]) == ["b", "b"]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"winner": 3}, {"winner": None}, {"kind": "tie"}, {"kind": "best"}, {"shown": [0, 0, 1]}, {"answers": ANSWERS[:1]},
-        {"prompt": []}, {"prompt": [{"role": "assistant", "content": "x"}]}, {"more": 1}, {"seconds": -1},
+        {"winner": 3}, {"winner": None}, {"kind": "tie"}, {"kind": "best"}, {"shown": [0, 0, 1]},
+        {"answers": ANSWERS[:1]}, {"prompt": []}, {"prompt": [{"role": "assistant", "content": "x"}]}, {"more": 1},
+        {"seconds": -1},
     ],
 )  # fmt: skip
 def test_votes_that_are_none_are_refused(served: Running, cookie: dict[str, str], change: dict[str, Any]) -> None:

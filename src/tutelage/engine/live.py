@@ -118,7 +118,7 @@ class Live:
                     self.engine._scheduler.drop(job.session, job.number)
         if not new:
             return None
-        session = Session([job.requests for job in new])
+        session = Session([job.requests for job in new], prefixes=self.engine._scheduler.prefixes)
         session.waited = False
         for number, job in enumerate(new):
             job.session, job.number = session, number

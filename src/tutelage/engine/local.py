@@ -53,6 +53,7 @@ class LocalEngine:
     Encoder-decoders take prompts and contexts in the encoder (seq2seq.py); masked LMs only score (masked.py).
     ``compiled``: decode through torch.compile (see compiled.py): the first step costs seconds, one stream is then
     quicker. "frozen": with the weights as constants, which is quicker still and tunes for half a minute.
+    ``prefix_bytes``: for a server whose weights do not change, keys of beginnings that came up before.
 
     Safe to call from several threads: their rows share the batch.
     """
@@ -67,6 +68,7 @@ class LocalEngine:
         max_tokens: int = 2048,
         max_batch_tokens: int = 1 << 17,
         compiled: Compiled = False,
+        prefix_bytes: int = 0,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -76,6 +78,7 @@ class LocalEngine:
         self.max_tokens = max_tokens
         self.max_batch_tokens = max_batch_tokens
         self.compiled = compiled
+        self.prefix_bytes = prefix_bytes
         self.lock = threading.Lock()
         self.counts = Counts()
         """Tokens asked and computed so far: what shared beginnings saved."""
@@ -312,7 +315,9 @@ class LocalEngine:
     @functools.cached_property
     def _scheduler(self) -> Scheduler:
         limits = (self.support.token_bytes, self.kv_bytes, self.max_rows, self.max_tokens)
-        return Scheduler(self.model, self._rules, *limits, compiled=self.compiled)
+        return Scheduler(
+            self.model, self._rules, *limits, compiled=self.compiled, prefix_budget=self.prefix_bytes
+        )  # fmt: skip
 
     def _static(
         self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None

@@ -6,7 +6,7 @@ gathered or concatenated. Unused places are zero, not arbitrary: a masked key th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -54,6 +54,12 @@ class Pool:
                 table[layer] = x.new_zeros(self.rows, x.shape[0], self.capacity, x.shape[2])
         self.keys[layer][rows, :, columns] = key_HMD.transpose(0, 1)
         self.values[layer][rows, :, columns] = value_HMD.transpose(0, 1)
+
+    def fill(self, row: int, start: int, length: int, layers: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Put keys and values [H, length, D] of every layer behind a row's first `start` tokens."""
+        for layer, (key, value) in layers.items():
+            rows = torch.full((length,), row, dtype=torch.int64, device=key.device)
+            self.write(layer, rows, torch.arange(start, start + length, device=key.device), key, value)
 
     def move(self, sources: list[int], targets: list[int], filled: int) -> None:
         """Copy rows (their first `filled` tokens) over others."""

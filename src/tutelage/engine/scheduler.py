@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,34 +17,26 @@ from torch import Tensor
 from tutelage.engine.compiled import Compiled, Decode
 from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys, writer
+from tutelage.engine.prefixes import Prefixes
 from tutelage.engine.rows import Rows, Rules
-from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
+from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session, Source
 from tutelage.engine.trie import Node
 from tutelage.model.attention import using
 from tutelage.model.forward import call
-from tutelage.model.plans import Block, Plan
-
-
-class Source(Protocol):
-    """Where sessions come from that no thread waits for (see live.py)."""
-
-    def take_in(self) -> Session | None:
-        """Before a step: what has arrived."""
-
-    def flush(self) -> None:
-        """After a step: say what happened."""
+from tutelage.model.plans import Block, Plan, StoredKeys
 
 
 class Scheduler:
     """Decodes sessions on one model that honours plans.
 
     token_bytes: keys and values of one token over all layers; budget: bytes of them at most; max_rows: rows decoded at
-    once (a group's rows always run together); max_tokens: tokens of a prefill forward.
+    once (a group's rows always run together); max_tokens: tokens of a prefill forward; prefix_budget: further bytes for
+    beginnings kept from one session to the next (prefixes.py).
     """
 
     def __init__(
         self, model: Any, rules: Rules, token_bytes: int, budget: int, max_rows: int = 256, max_tokens: int = 2048,
-        compiled: Compiled = False,
+        compiled: Compiled = False, prefix_budget: int = 0,
     ) -> None:  # fmt: skip
         self.model, self.rules, self.max_rows, self.max_tokens = model, rules, max_rows, max_tokens
         self.decode = Decode(model, compiled)
@@ -53,6 +45,7 @@ class Scheduler:
         """Tokens that the budget holds."""
         self.sessions: list[Session] = []
         self.lives: list[Source] = []
+        self.prefixes = Prefixes(prefix_budget // max(1, token_bytes)) if prefix_budget else None
         self.cohorts: dict[int, Cohort] = {}
         self._gate = threading.Lock()
         self._incoming: list[Session] = []
@@ -183,13 +176,13 @@ class Scheduler:
             groups = [g for s, g, _ in admitted if s is session]
             places = self._seat(session, [(g, size) for s, g, size in admitted if s is session])
             first: dict[int, Tensor] = {}
-            nodes = {n.order: n for g in groups for n in g.leaf.path() if n.order not in session.stored}
-            walk = Walk(
-                [nodes[o] for o in sorted(nodes)], self.max_tokens, self.rules.device, keep=session.keeps,
-                stored=session.stored,
-            )  # fmt: skip
+            path = {n.order: n for g in groups for n in g.leaf.path()}
+            stored = {**session.stored, **{o: k for o, k in session.known.items() if o in path}}
+            nodes = [path[o] for o in sorted(path) if o not in stored]
+            walk = Walk(nodes, self.max_tokens, self.rules.device, keep=session.keeps, stored=stored)
             for chunk in walk.chunks() if nodes else ():
                 self._chunk(session, groups, chunk, places, first)
+            self._keep(session, groups, places, stored)
             self._first_tokens(first, session)
         self._parts = None
 
@@ -240,6 +233,25 @@ class Scheduler:
             if session.shared[order]:
                 session.ends[order] = logits[row]
 
+    def _keep(
+        self, session: Session, groups: Sequence[Group], places: dict[int, tuple[Cohort, int]],
+        stored: dict[int, StoredKeys],
+    ) -> None:  # fmt: skip
+        """After a prefill: what later rows, the rows themselves and later sessions need of the keys."""
+        for group in groups:
+            cohort, place = places[group.number]
+            for node in group.leaf.path():
+                if session.shared[node.order]:
+                    session.stored[node.order] = stored[node.order]
+                elif node.order in session.known:
+                    for i in range(len(group.requests)):
+                        at = (place + i, node.start - group.own, node.length)
+                        cohort.pool.fill(*at, session.known[node.order].layers)
+            path = session.wanted.get(group.number, ())
+            if self.prefixes is not None and path and all(node.order in stored for node in path):
+                tokens = list(group.requests[0].prompt[: path[-1].stop])
+                self.prefixes.keep(tokens, [stored[node.order] for node in path])
+
     def _first_tokens(self, first: dict[int, Tensor], session: Session) -> None:
         """The rows join their cohorts and sample their first token."""
         device = self.rules.device
@@ -265,7 +277,7 @@ class Scheduler:
         for cohort in cohorts:
             count = len(cohort.rows)
             span = slice(at, at + count)
-            keepers.append(_appender(cohort, span))
+            keepers.append(cohort.appender(span))
             blocks.append(self._own_block(cohort, span))
             at += count
         ids = torch.cat([c.rows.last for c in cohorts])
@@ -383,8 +395,3 @@ class Scheduler:
             session.forget()
             session.error = session.error or problem
             session.turn.set()
-
-
-def _appender(cohort: Cohort, span: slice) -> Any:
-    rows, columns = torch.arange(len(cohort.rows), device=cohort.own.device), cohort.own.clone()
-    return lambda layer, key, value: cohort.pool.write(layer, rows, columns, key[:, span], value[:, span])

@@ -19,12 +19,31 @@ class Texts:
 
     def __init__(self, tokenizer: Any, apart: bool = False) -> None:
         self.tokenizer, self.apart = tokenizer, apart
+        self._alone: dict[int, str] = {}
 
     def of(self, tokens: Sequence[int], special: bool = False) -> str:
         """Text of tokens without special tokens (special: with them)."""
         if self.tokenizer is None:
             return ""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
+        return self._decode(list(tokens), skip_special_tokens=not special)
+
+    def alone(self, token: int) -> str:
+        """The same of one token, remembered."""
+        found = self._alone.get(token)
+        if found is None:
+            found = self._alone[token] = self.of([token])
+        return found
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        """The tokenizer's decode. Of a plain fast tokenizer it is its inner one's, and the looks at what kind of list
+        it was given take ten times longer than the decoding."""
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        kind, inner = type(self.tokenizer), getattr(self.tokenizer, "backend_tokenizer", None)
+        plain = isinstance(self.tokenizer, Fast) and kind.decode is Fast.decode and kind._decode is Fast._decode
+        cleans = getattr(self.tokenizer, "clean_up_tokenization_spaces", True)
+        return inner.decode if inner is not None and plain and not cleans else self.tokenizer.decode
 
     @functools.cached_property
     def _strips(self) -> bool:
@@ -165,7 +184,8 @@ class Growing:
         else:
             # special tokens have no text, and behind nothing a decoder may drop a blank
             self._context = self._new if text else self._context + self._new
-            self._before = self._texts.of(self._context)
+            one = self._context[0] if len(self._context) == 1 else None
+            self._before = self._texts.of(self._context) if one is None else self._texts.alone(one)
             self._new = []
         if self._stops:
             text = self._held + text

@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from tutelage.engine import Completion, Score
@@ -45,6 +46,12 @@ def usage(prompts: Sequence[Sequence[int]], made: int) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
 
 
+def rated(made: Completion) -> list[tuple[int, float, Any]]:
+    """An answer's tokens with their log-probs and alternatives."""
+    top: Sequence[Any] = made.top_logprobs or [{}] * len(made.tokens)
+    return list(zip(made.tokens, made.logprobs, top))
+
+
 class Form:
     """What the two forms share. chat, or text with the echoed prompts' scores (None: not echoed)."""
 
@@ -70,7 +77,7 @@ class Form:
     def whole(self) -> bytes:
         """The answer to a request that does not stream."""
         choices = [self.choice(row, row.completion()) for row in self.ask.rows]
-        made = sum(len(row.end.tokens) for row in self.ask.rows if row.end is not None)  # type: ignore[union-attr]
+        made = sum(row.sampled for row in self.ask.rows)
         prompts = [group[0].prompt for group in self.ask.groups]
         return dumps({**self.head(self.object), "choices": choices, "usage": usage(prompts, made)}).encode("ascii")
 
@@ -127,7 +134,7 @@ class Form:
         """What a stream ends with."""
         if not with_usage:
             return DONE
-        made = sum(len(row.end.tokens) for row in self.ask.rows if row.end is not None)  # type: ignore[union-attr]
+        made = sum(row.sampled for row in self.ask.rows)
         found = dumps(usage([group[0].prompt for group in self.ask.groups], made))
         return (self._head + '],"usage":' + found + "}\n\n").encode("ascii") + DONE
 
@@ -147,8 +154,7 @@ class ChatForm(Form):
         """See Form."""
         found = None
         if self.logprobs is not None:
-            top = made.top_logprobs or [{}] * len(made.tokens)
-            found = self.told(list(zip(made.tokens, made.logprobs, top)), ())
+            found = self.told(rated(made), ())
         message = {"role": "assistant", "content": made.text, "refusal": None}
         reason = REASONS[made.finish_reason]
         return {"index": row.index, "message": message, "logprobs": found, "finish_reason": reason}
@@ -162,7 +168,7 @@ class ChatForm(Form):
 
     def piece(self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> str:
         """See Form."""
-        delta = f'{{"content":{dumps(text)}}}' if text or reason is None else "{}"
+        delta = f'{{"content":{quoted(text)}}}' if text or reason is None else "{}"
         ended = f'"{reason}"' if reason else "null"
         found = "null" if logprobs is None else dumps(logprobs)
         return f'{{"index":{index},"delta":{delta},"logprobs":{found},"finish_reason":{ended}}}'
@@ -197,9 +203,8 @@ class TextForm(Form):
         echo = self._echo(row)
         found = None
         if self.logprobs is not None:
-            top = made.top_logprobs or [{}] * len(made.tokens)
             at = [len(echo) + offset for offset in self.offsets(row.request, made.tokens)]
-            found = self.told(list(zip(made.tokens, made.logprobs, top)), at)
+            found = self.told(rated(made), at)
             if self.echoes is not None:
                 found = joined(self._prompt(row), found)
         reason = REASONS[made.finish_reason]
@@ -223,7 +228,7 @@ class TextForm(Form):
         """See Form."""
         ended = f'"{reason}"' if reason else "null"
         found = "null" if logprobs is None else dumps(logprobs)
-        return f'{{"index":{index},"text":{dumps(text)},"logprobs":{found},"finish_reason":{ended}}}'
+        return f'{{"index":{index},"text":{quoted(text)},"logprobs":{found},"finish_reason":{ended}}}'
 
     def told(self, tokens: Sequence[tuple[int, float, Any]], offsets: Sequence[int]) -> dict[str, Any]:
         """See Form."""

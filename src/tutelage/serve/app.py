@@ -70,7 +70,7 @@ def create_app(
 
     app.include_router(openai_api.router(openai_api.Api(served, best, limits), counted))
     _add_state(app, metrics)
-    app.include_router(session.router())
+    app.include_router(session.router(), responses=openai_api.REFUSALS)
     if store is not None:
         _include(app, "label")
     _include(app, "chat")
@@ -111,7 +111,7 @@ def _include(app: FastAPI, name: str) -> None:
         if problem.name != PAGE_APIS[name]:
             raise
         return
-    app.include_router(module.router(app))
+    app.include_router(module.router(app), responses=openai_api.REFUSALS)
 
 
 def _without_422(app: FastAPI) -> None:

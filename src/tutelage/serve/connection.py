@@ -6,12 +6,35 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tutelage.serve.limits import Limits
+from tutelage.serve.watch import PIPE
 
 HEAD_BYTES = 1 << 16
 """Most bytes of a request's line and headers."""
+
+
+class Pipe:
+    """A way to write parts of an answer that has begun without waking its task: a stream's next tokens, at every step.
+
+    ASGI's send takes a task switch and six calls through middleware for each part. At one part a token and 64 readers
+    that was a third of the server's time.
+    """
+
+    def __init__(self, connection: Connection, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport, self._flow = cycle, connection.transport, connection.flow
+
+    @property
+    def ready(self) -> bool:
+        """Whether a part may be written now: the answer is chunked and open, and the client takes what it is sent."""
+        cycle = self._cycle
+        running = cycle.response_started and not cycle.response_complete and not cycle.disconnected
+        return running and bool(cycle.chunked_encoding) and not self._flow.write_paused
+
+    def write(self, body: bytes) -> None:
+        """Write a part that is not empty."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
 
 class Connection(HttpToolsProtocol):
@@ -65,6 +88,11 @@ class Connection(HttpToolsProtocol):
         self._head_timer = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        extensions: Any = {PIPE: Pipe(self, cycle)}
+        cycle.scope["extensions"] = extensions
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """What was answered must be taken in time, whether the connection stays open or not."""

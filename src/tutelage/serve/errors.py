@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -67,6 +68,15 @@ def _invalid(problem: RequestValidationError) -> ApiError:
     return ApiError(400, f"{param}: {words}" if param else f"the body: {words}", param, "invalid_value")
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """The methods that the document has for a path."""
+    for template, operations in app.openapi()["paths"].items():
+        pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, path):
+            return sorted(method.upper() for method in operations)
+    return []
+
+
 def install(app: FastAPI) -> None:
     """Every error of the application in this form."""
 
@@ -79,9 +89,11 @@ def install(app: FastAPI) -> None:
         return _invalid(problem).response()
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, problem: HTTPException) -> Response:
-        words = problem.detail or HTTPStatus(problem.status_code).phrase
-        return ApiError(problem.status_code, str(words), headers=problem.headers).response()
+    async def _http(request: Request, problem: HTTPException) -> Response:
+        words, headers = problem.detail or HTTPStatus(problem.status_code).phrase, dict(problem.headers or {})
+        if problem.status_code == 405 and (allowed := _methods(app, request.url.path)):
+            headers["Allow"] = ", ".join(allowed)  # of every route of this path; Starlette names the first one's
+        return ApiError(problem.status_code, str(words), headers=headers).response()
 
     @app.exception_handler(TutelageError)
     async def _ours(_: Request, problem: TutelageError) -> Response:

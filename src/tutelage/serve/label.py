@@ -203,7 +203,8 @@ def answered(data: str, config: LabelConfig) -> Iterator[Row]:
         plain = {"prompt": new.prompt, "responses": [{"text": t, **o} for t, o in zip(new.texts, new.origins)]}
         yield row if config.keep_rankings else {**new.columns, **plain}
     if skipped := bad.count + len(faults):
-        console.print(f"{data}: {skipped} rows left out; the first: {[*bad.first, *faults][0]}", markup=False, soft_wrap=True)
+        first = [*bad.first, *faults][0]
+        console.print(f"{data}: {skipped} rows left out; the first: {first}", markup=False, soft_wrap=True)
     if seen == skipped:
         raise DataError(f"{data}: no rows; expected at least one")
 

@@ -26,7 +26,7 @@ from tutelage.serve.schema import (
     Sampling,
     TextAnswer,
 )
-from tutelage.serve.watch import leaving
+from tutelage.serve.watch import PIPE, leaving
 
 DEFAULT_TOKENS = 16
 """New tokens of /v1/completions where nothing is said, as OpenAI has it."""
@@ -34,7 +34,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": words}
     for status, words in {
         400: "The request is wrong, or asks for what is not supported.", 401: "No API key, or an unknown one.",
-        403: "From another origin.", 404: "No such model.", 408: "The body did not arrive in time.",
+        403: "From another origin, or not this person's.", 404: "There is no such thing here.",
+        409: "There is one already.", 408: "The body did not arrive in time.",
         413: "The body is too large.", 429: "The queue is full; Retry-After says when to try again.",
         502: "The server behind this one failed.",
     }.items()
@@ -47,6 +48,7 @@ class Stream(Response):
     def __init__(self, form: Form, with_usage: bool) -> None:
         super().__init__()
         self.form, self.with_usage = form, with_usage
+        self.problem: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -61,15 +63,33 @@ class Stream(Response):
                 ask.start()
                 await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
                 await say(form.begin())
-                while ask.left and not ask.gone:
+                pipe = scope.get("extensions", {}).get(PIPE)
+                ask.on_step = ask.wake if pipe is None else lambda: self._push(pipe)
+                while ask.left and not ask.gone and self.problem is None:
                     await ask.news()
-                    await say(form.news(self.with_usage))
+                    if pipe is None:
+                        await say(form.news(self.with_usage))
+                ask.on_step = None
+                if self.problem is not None:
+                    raise self.problem
                 if not ask.gone:
                     await say(form.news(self.with_usage) + form.end(self.with_usage), more=False)
             except ApiError as problem:  # the status is sent already, so that the error is an event
                 await say(b"data: " + problem.json + b"\n\n", more=False)
             finally:
                 ask.close()
+
+    def _push(self, pipe: Any) -> None:
+        """Write what is new, if the client takes it; else it is told with the next step's, or at the end."""
+        if pipe.ready:
+            try:
+                body = self.form.news(self.with_usage)
+            except Exception as problem:  # a row failed, and the task says so
+                self.problem = problem
+                self.form.ask.wake()
+            else:
+                if body:
+                    pipe.write(body)
 
 
 async def whole(form: Form, request: Request) -> Response:
@@ -171,7 +191,7 @@ class Api:
         ]  # fmt: skip
 
 
-def _documented(model: type) -> dict[str, Any]:
+def _documented(model: type) -> dict[int | str, dict[str, Any]]:
     """200 as JSON or, with stream=true, as events."""
     return {200: {"model": model, "content": {"text/event-stream": {"schema": {"type": "string"}}}}, **REFUSALS}
 

@@ -47,7 +47,12 @@ class Proxy:
         # the request goes on there whether or not its client stays, so that its place is free only then
         done.add_done_callback(lambda _: self._landed())
         gone = loop.create_future()
-        with leaving(request.receive, lambda: gone.done() or gone.set_result(None)):
+
+        def leave() -> None:
+            if not gone.done():
+                gone.set_result(None)
+
+        with leaving(request.receive, leave):
             await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
             done.add_done_callback(lambda future: future.exception())  # looked at, so that nobody complains

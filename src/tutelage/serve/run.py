@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import signal
 import socket
@@ -64,6 +65,8 @@ class ServeConfig(BaseModel):
     """Most answers decoded at once, for each model."""
     kv_bytes: int = Field(2 << 30, ge=1)
     """Most bytes of keys and values, for each model; what does not fit waits."""
+    prefix_bytes: int = Field(256 << 20, ge=0)
+    """Further bytes for the keys of beginnings that came up before (system messages, conversations); 0 keeps none."""
     queue: int = Field(NONE.queue, ge=0)
     """Most answers that wait, for each model; then clients are told 429 and when to try again."""
     max_tokens: int = Field(NONE.max_tokens, ge=1)
@@ -151,7 +154,7 @@ def opened(source: str, config: ServeConfig) -> LocalEngine | RemoteEngine:
     assert isinstance(engine, LocalEngine)
     return LocalEngine(
         engine.model, engine.tokenizer, max_rows=config.max_rows, kv_bytes=config.kv_bytes, bf16=config.bf16,
-        compiled=config.compiled,
+        compiled=config.compiled, prefix_bytes=config.prefix_bytes,
     )  # fmt: skip
 
 
@@ -224,7 +227,7 @@ def serve(
             raise ConfigError("new_key= needs keys=FILE, where its hash goes")
         key = Keys.add(config.keys, config.new_key)
         words_of_it = f"the key of {config.new_key}, shown this once; {config.keys} holds its hash"
-        console.print(f"{key}\n{words_of_it}", markup=False)
+        console.print(f"{key}\n{words_of_it}", markup=False, soft_wrap=True)
         return
     keys = Keys(config.keys) if config.keys is not None else None
     local = is_local(config.host)
@@ -244,7 +247,10 @@ def serve(
     server = make_server(app, config.limits, config.host, config.port, config.stop_seconds)
     host, port = listening.getsockname()[:2]
     shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    console.print(f"serving {', '.join(engines)} at {shown} (API: {shown}/v1; Ctrl-C stops)", markup=False)
+    told = f"serving {', '.join(engines)} at {shown} (API: {shown}/v1; Ctrl-C stops)"
+    console.print(told, markup=False, soft_wrap=True)
+    gc.collect()
+    gc.freeze()  # models and libraries are there to stay, and need not be looked through again and again
     server.run(sockets=[listening])
     console.print("stopped", markup=False)
 
@@ -255,3 +261,4 @@ def _store(config: ServeConfig) -> Any:
     from tutelage.feedback.store import Store
 
     return Store(config.store)
+

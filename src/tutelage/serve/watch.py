@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from starlette.types import Receive
 
+PIPE = "tutelage.pipe"
+"""Where a request's scope has its connection's Pipe, among the extensions."""
+
 
 @contextmanager
 def leaving(receive: Receive, leave: Callable[[], None]) -> Iterator[None]:

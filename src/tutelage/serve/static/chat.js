@@ -11,7 +11,7 @@ import { tokenCard } from "./chat/logprobs.js";
 import { askWho, offer } from "./chat/people.js";
 import { enter } from "./chat/server.js";
 import { Session } from "./chat/session.js";
-import { panel } from "./chat/settings.js";
+import { keepApiKey, panel } from "./chat/settings.js";
 import { assistantMessage, iconButton, userMessage } from "./chat/view.js";
 import * as words from "./chat/words.js";
 
@@ -121,7 +121,8 @@ function exporter() {
     };
     return el("button", { type: "button", onclick: act }, t(key));
   });
-  const summary = el("summary", { class: "icon-button", "aria-label": t("chat.export"), title: t("chat.export") }, icon("out"));
+  const named = { "aria-label": t("chat.export"), title: t("chat.export") };
+  const summary = el("summary", { class: "icon-button", ...named }, icon("out"));
   menu.append(summary, el("div", { class: "items" }, ...buttons));
   menu.addEventListener("focusout", (event) => {
     if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
@@ -194,12 +195,15 @@ function keyForm() {
     event.preventDefault();
     await enter(field.value.trim());
     await told(() => session.look());
-    if (session.locked) say(t("chat.key.wrong"));
+    if (session.locked) {
+      keepApiKey("");
+      say(t("chat.key.wrong"));
+    }
     redraw("all");
   };
   return el("form", { class: "welcome stack", onsubmit: send },
     el("h2", {}, t("chat.locked")), el("p", { class: "muted small" }, t("sign.keyOnly")), field,
-    el("div", { class: "actions" }, el("button", { class: "primary" }, t("sign.enter")))); // prettier-ignore
+    el("div", { class: "actions" }, el("button", { class: "primary" }, t("sign.enter"))));
 }
 
 function welcome() {
@@ -219,7 +223,7 @@ function viewOf(node) {
   const context = {
     place: session.place(node), actions: messageActions, showTokens: settings.showTokens,
     talks: info.talks, contextLength: info.context, store: server.store,
-  }; // prettier-ignore
+  };
   return node.role === "user" ? userMessage(node, context) : assistantMessage(node, context);
 }
 
@@ -254,8 +258,9 @@ async function cast(round, choice) {
 function drawMessages() {
   const comparing = session.conversation.kind === "compare";
   const context = {
-    infoOf: session.info, showTokens: session.settings.showTokens, store: session.server.store, copy: copied, vote: cast,
-  }; // prettier-ignore
+    infoOf: session.info, showTokens: session.settings.showTokens, store: session.server.store, copy: copied,
+    vote: cast,
+  };
   const made = comparing
     ? session.conversation.rounds.map((round) => [round.id, roundView(round, context)])
     : session.shown().map((node) => [node.id, viewOf(node)]);
@@ -273,9 +278,11 @@ function drawComposer() {
   const base = !comparing && session.settings.model && !session.info(session.settings.model).talks;
   input.placeholder = t(base ? "chat.ask.base" : "chat.ask");
   input.setAttribute("aria-label", input.placeholder);
+  const word = t(session.busy ? "chat.stop" : "chat.send");
+  const named = { class: "round-button", "aria-label": word, title: word };
   const send = session.busy
-    ? el("button", { type: "button", id: "stop", class: "round-button", "aria-label": t("chat.stop"), title: t("chat.stop"), onclick: () => session.stop() }, icon("stop"))
-    : el("button", { type: "submit", id: "send", class: "round-button", "aria-label": t("chat.send"), title: t("chat.send"), disabled: !session.models.length }, icon("send")); // prettier-ignore
+    ? el("button", { type: "button", id: "stop", ...named, onclick: () => session.stop() }, icon("stop"))
+    : el("button", { type: "submit", id: "send", ...named, disabled: !session.models.length }, icon("send"));
   const { models, info, settings } = session;
   const choosing = { models, infoOf: info, settings, changed: () => session.keepSettings() };
   const had = document.activeElement === input;
@@ -319,14 +326,15 @@ function listen() {
       ask();
     }
   });
+  const closeMenus = (except) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(except)) menu.open = false;
+  };
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
-    document.querySelectorAll("details.menu[open]").forEach((menu) => (menu.open = false));
+    closeMenus(null);
     if (session.busy && event.target === input) session.stop();
   });
-  document.addEventListener("click", (event) => {
-    document.querySelectorAll("details.menu[open]").forEach((menu) => menu.contains(event.target) || (menu.open = false));
-  });
+  document.addEventListener("click", (event) => closeMenus(event.target));
   veil.addEventListener("click", () => closing(() => {}));
   window.addEventListener("hashchange", () => location.hash.slice(1) && session.open(location.hash.slice(1)));
   onLanguage(() => redraw("all"));

@@ -7,7 +7,7 @@ export function newAnswer(model, settings) {
   return {
     role: "assistant", model, content: "", tokens: [], state: "running", finish: null, usage: null, error: null,
     dropped: 0, first_ms: null, ms: null, rewards: null, settings,
-  }; // prettier-ignore
+  };
 }
 
 // Bytes bound a byte-level tokenizer's tokens; 16 a message are more than any template's marks.

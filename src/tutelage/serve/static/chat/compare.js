@@ -53,7 +53,8 @@ function column(round, index, context) {
   const crown = el("span", { class: "crown" });
   const note = el("div", {});
   const foot = el("div", { class: "foot" });
-  const head = el("header", {}, letter, name, crown, iconButton("copy", t("copy"), () => context.copy(node.content)));
+  const copy = iconButton("copy", t("copy"), () => context.copy(node.content));
+  const head = el("header", {}, letter, name, crown, copy);
   const made = el("section", { class: "column" }, head, note, box, foot);
   const talks = context.infoOf(node.model).talks;
 
@@ -87,8 +88,13 @@ function ballot(round, context) {
     const stored = round.vote.stored ? ` ${t("chat.voted.stored")}` : "";
     return [el("p", { role: "status" }, el("strong", {}, votedWords(round.vote, round)), stored)];
   }
-  if (round.answers.some((node) => node.state === "running")) return [el("p", { class: "muted small" }, t("chat.vote.later"))];
-  if (round.answers.some((node) => node.state === "failed" || node.content === "")) return [];
+  if (round.answers.some((node) => node.state === "running")) {
+    return [el("p", { class: "muted small" }, t("chat.vote.later"))];
+  }
+  // an empty answer is an answer, and a bad one; what failed or was stopped at once is none
+  if (round.answers.some((node) => node.state === "failed" || (node.state === "stopped" && node.content === ""))) {
+    return [];
+  }
   const cast = (choice) => () => context.vote(round, choice);
   const best = round.order.map((index, place) =>
     el(
@@ -134,8 +140,8 @@ export function roundView(round, context) {
   return { element: made, update };
 }
 
-// What the store gets of a vote: the prompt, the answers with where they came from, the choice, and how they were shown.
-// The round's id names the submission: sent twice, it counts once.
+// What the store gets of a vote: the prompt, the answers with where they came from, the choice, and how they were
+// shown. The round's id names the submission: sent twice, it counts once.
 export function ballotOf(round, choice) {
   const answers = round.answers.map(({ model, content, settings }) => ({
     text: content,

@@ -1,7 +1,7 @@
 // Conversations: trees of messages, kept in this browser's IndexedDB and nowhere else.
 //
 // A conversation is {id, kind: "chat" | "compare", title, named, created, updated, system, model, nodes, leaf, rounds}.
-// nodes: id -> {id, parent, role, content, ...}. Editing or answering again adds a sibling; leaf says which branch shows.
+// nodes: id -> {id, parent, role, content, ...}. Editing or answering again adds a sibling; leaf: which branch shows.
 // rounds (compare): [{id, prompt, answers, order, blind, vote}].
 
 import { token } from "../common/dom.js";
@@ -70,7 +70,7 @@ export function newConversation(kind, system = "") {
   return {
     id: token(), kind, title: "", named: false, created: now, updated: now, system, model: null,
     nodes: {}, leaf: null, rounds: [],
-  }; // prettier-ignore
+  };
 }
 
 // The branch that shows, first message first.

@@ -102,7 +102,11 @@ function words(value) {
 }
 
 function answerOf(turn) {
-  const tokenOf = (one) => ({ text: words(one.text), bytes: Array.isArray(one.bytes) ? one.bytes : null, logprob: number(one.logprob) });
+  const tokenOf = ({ text, bytes, logprob }) => ({
+    text: words(text),
+    bytes: Array.isArray(bytes) ? bytes : null,
+    logprob: number(logprob),
+  });
   const made = newAnswer(words(turn.model ?? ""), sampled({ ...DEFAULTS, ...turn.settings }));
   const rewards = Object.entries(turn.rewards ?? {}).filter(([, score]) => Number.isFinite(score));
   return {
@@ -119,6 +123,8 @@ function roundOf(round, system) {
   const answers = listed(round.answers).map(answerOf);
   const { kind, winner, stored } = round.vote ?? {};
   const won = kind === "winner" && Number.isInteger(winner) && winner in answers;
-  const vote = won || ["tie", "all_bad"].includes(kind) ? { kind, winner: won ? winner : null, stored: stored === true } : null;
-  return { id: token(), prompt: words(round.prompt), system, answers, order: [...answers.keys()], blind: false, vote, created: Date.now() };
+  const fine = won || ["tie", "all_bad"].includes(kind);
+  const vote = fine ? { kind, winner: won ? winner : null, stored: stored === true } : null;
+  const order = [...answers.keys()].slice(0, 4);
+  return { id: token(), prompt: words(round.prompt), system, answers, order, blind: false, vote, created: Date.now() };
 }

@@ -10,11 +10,14 @@ function entry(conversation, { current, running, actions }) {
   const here = conversation.id === current;
   const open = el(
     "button",
-    { type: "button", class: "open", dir: "auto", "aria-current": here ? "page" : "false", onclick: () => actions.open(conversation.id) },
+    {
+      type: "button", class: "open", dir: "auto", "aria-current": here ? "page" : "false",
+      onclick: () => actions.open(conversation.id),
+    },
     conversation.kind === "compare" ? icon("columns") : "",
     el("span", { class: "title" }, title),
     running.has(conversation.id) ? el("span", { class: "dot", "aria-hidden": "true" }) : "",
-  ); // prettier-ignore
+  );
   const made = el("li", { class: here ? "here" : "" });
   const rename = () => {
     const box = el("input", { type: "text", dir: "auto", "aria-label": t("chat.rename") });
@@ -47,7 +50,8 @@ function entry(conversation, { current, running, actions }) {
 // Days as headings would crowd a short list: the order alone says what is new.
 export function listView({ conversations, current, running, kept, actions, pages, links }) {
   const list = el("ul", { class: "conversations" });
-  const find = el("input", { type: "search", placeholder: t("chat.search"), "aria-label": t("chat.search"), dir: "auto" });
+  const word = t("chat.search");
+  const find = el("input", { type: "search", placeholder: word, "aria-label": word, dir: "auto" });
   const draw = () => {
     const words = find.value.trim().toLocaleLowerCase();
     const found = conversations.filter((one) => textOf(one).includes(words));
@@ -55,7 +59,9 @@ export function listView({ conversations, current, running, kept, actions, pages
   };
   find.addEventListener("input", draw);
   draw();
-  const file = el("input", { type: "file", accept: ".json,application/json", class: "visually-hidden", tabindex: "-1", "aria-hidden": "true" });
+  const file = el("input", {
+    type: "file", accept: ".json,application/json", class: "visually-hidden", tabindex: "-1", "aria-hidden": "true",
+  });
   file.addEventListener("change", () => file.files[0] && actions.load(file.files[0]));
   const note = kept ? (conversations.length ? "" : t("chat.list.empty")) : t("chat.list.lost");
   return [
@@ -76,7 +82,7 @@ export function listView({ conversations, current, running, kept, actions, pages
       file,
       ...links,
     ),
-  ]; // prettier-ignore
+  ];
 }
 
 function textOf(conversation) {

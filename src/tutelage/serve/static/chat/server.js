@@ -45,6 +45,7 @@ export function vote(ballot) {
 export async function enter(key) {
   try {
     await api("/session", { key });
+    keepApiKey(""); // the cookie speaks for the person from now on
   } catch {
     keepApiKey(key);
   }

@@ -2,7 +2,9 @@
 
 import { judge, newAnswer, run } from "./answers.js";
 import { addRound, ballotOf, messagesOfRound, newRound, runRound } from "./compare.js";
-import { addNode, branch, cut, Library, messagesOf, newConversation, siblings, choose, touch } from "./conversations.js";
+import {
+  addNode, branch, choose, cut, Library, messagesOf, newConversation, siblings, touch,
+} from "./conversations.js";
 import { demonstrate, keepPrompt, models, state, vote } from "./server.js";
 import { apiKey, load, sampled, save } from "./settings.js";
 

@@ -10,7 +10,7 @@ const KEY = "tutelage.chat.key";
 export const DEFAULTS = Object.freeze({
   temperature: 0.7, top_p: 1, top_k: 0, max_tokens: 256, seed: null, stop: [],
   showTokens: false, consent: false, blind: true, model: null, compared: [],
-}); // prettier-ignore
+});
 
 export function load() {
   try {
@@ -56,8 +56,9 @@ function field(name, input, help, shown = null) {
 function range(settings, name, [least, most, step, limit], changed) {
   const slide = el("input", { type: "range", min: least, max: most, step, value: settings[name] });
   const number = el("input", {
-    type: "number", min: least, max: limit, step, value: settings[name], class: "number", "aria-label": t(`chat.${name}`),
-  }); // prettier-ignore
+    type: "number", min: least, max: limit, step, value: settings[name], class: "number",
+    "aria-label": t(`chat.${name}`),
+  });
   const take = (from, to) => () => {
     const value = from.valueAsNumber;
     if (!Number.isFinite(value) || value < least || value > limit) return;
@@ -155,5 +156,5 @@ export function panel({ settings, conversation, server, changed, close }) {
     toggle(settings, "consent", t("chat.consent"), noStore ? t("chat.consent.none") : t("chat.consent.help"),
       () => changed("consent"), noStore),
     apiKey() ? keyField(() => changed("key")) : "",
-  ); // prettier-ignore
+  );
 }

@@ -85,7 +85,7 @@ function chatTokens(choice) {
     text: one.token,
     bytes: one.bytes ?? null,
     logprob: one.logprob,
-    top: (one.top_logprobs ?? []).map((other) => ({ text: other.token, bytes: other.bytes ?? null, logprob: other.logprob })),
+    top: (one.top_logprobs ?? []).map(({ token, bytes = null, logprob }) => ({ text: token, bytes, logprob })),
   }));
 }
 

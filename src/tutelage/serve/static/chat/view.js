@@ -15,7 +15,7 @@ export function iconButton(name, words, onclick, props = {}) {
   );
 }
 
-// The text of an answer: coloured tokens where wanted and known, Markdown of a chat model, a base model's text as it is.
+// The text of an answer: coloured tokens where wanted and known, Markdown of a chat model, a base model's as it is.
 export function showAnswer(box, node, { talks, showTokens }) {
   const mode = showTokens && node.tokens.length ? "tokens" : talks ? "markdown" : "plain";
   if (box.mode !== mode) {
@@ -133,7 +133,8 @@ export function silence(node) {
   if (node.content.trim() !== "") return "";
   if (node.state === "done") return el("em", { class: "muted small" }, t("chat.empty.answer"));
   if (node.state !== "running") return "";
-  return el("span", { class: "waiting", role: "status", "aria-label": t("chat.waiting") }, el("i", {}), el("i", {}), el("i", {}));
+  const dots = [1, 2, 3].map(() => el("i", {}));
+  return el("span", { class: "waiting", role: "status", "aria-label": t("chat.waiting") }, ...dots);
 }
 
 // An answer; update() shows what has come since, and the tools once it is finished.
