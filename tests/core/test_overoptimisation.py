@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.core.overoptimisation import Fit, best_of_n_kl, fit, over_optimised
+from tutelage.core.overoptimisation import Fit, fit, over_optimised
 
 
 @given(st.sampled_from(["best_of_n", "rl"]), st.floats(-2, 2), st.floats(-1, 1), st.floats(-3, 3))
@@ -36,16 +36,6 @@ def test_noise_lowers_r2_and_few_points_give_no_fit() -> None:
     found = fit("rl", d, clean + rng.normal(0, 0.3, 60))
     assert found is not None and 0.3 < found.r2 < 0.99
     assert fit("rl", [0.0, 1.0, 2.0], [0.0, 1.0, 1.0]) is None
-
-
-def test_best_of_n_kl_is_that_of_the_best_of_many_equally_likely_answers() -> None:
-    for n in (1, 2, 4, 16):
-        ranks = np.arange(1, 200_001) / 200_000  # a sampler over very many answers, all scores different
-        best = ranks**n - (ranks - 1 / 200_000) ** n
-        exact = float((best * np.log(np.maximum(best, 1e-300) * 200_000)).sum())
-        assert best_of_n_kl(n) == pytest.approx(exact, abs=1e-3)
-    with pytest.raises(ValueError, match="best of 0"):
-        best_of_n_kl(0)
 
 
 def test_where_a_run_turned() -> None:

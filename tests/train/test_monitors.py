@@ -11,7 +11,7 @@ from tutelage.train.monitors import diagnose, monitor, repetition
 
 
 def test_rates_of_a_batch_of_answers() -> None:
-    texts = ["Great question! The park.", "sorry, i cannot help with that.", "the cat the cat the cat", "", "抱歉,无法提供"]
+    texts = ["Great question! The park.", "sorry, i cannot help with that.", "a b a b a b", "", "抱歉,无法提供"]
     found = monitor(texts)
     assert found["sycophancy_rate"] == pytest.approx(1 / 5)
     assert found["refusal_rate"] == pytest.approx(2 / 5)

@@ -74,17 +74,6 @@ def fit(law: Law, distances: Sequence[float], scores: Sequence[float], start: fl
     return Fit(law, float(alpha), float(-minus_beta), start, r2, len(d))
 
 
-def best_of_n_kl(n: float) -> float:
-    """KL in nats of the best of n samples from the sampler: log n - (n - 1)/n.
-
-    Exact where all scores differ and no answer has a probability of its own, an upper bound otherwise (Stiennon et al.
-    2020, app. G.3; Beirami et al. 2024). ValueError for n < 1.
-    """
-    if n < 1:
-        raise ValueError(f"best of {n}: expected n >= 1")
-    return math.log(n) - (n - 1) / n
-
-
 def over_optimised(distances: Sequence[float], gold: Sequence[float], window: int = 5) -> dict[str, float]:
     """How a run ended beside its best: gold_best and its distance, gold_last, gold_lost (best - last), each a mean over
     `window` updates. {} without points."""
