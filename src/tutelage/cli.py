@@ -53,6 +53,8 @@ STUDIES = {
              "out=runs/ginc"),
     "induction": ("Induction heads: when they form, and the scores of a model's heads.",
                   "model=runs/base out=runs/heads"),
+    "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",
+                    "models.sft=runs/demo/sft models.rlhf=runs/demo/ppo out=runs/fabrication"),
 }  # fmt: skip
 """Studies: the same."""
 study = typer.Typer(no_args_is_help=True, help="Reproduce a published claim at laptop size: tutelage study ginc",

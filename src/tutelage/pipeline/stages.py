@@ -28,7 +28,7 @@ STAGES = {
     "ppo": "PpoConfig",
     "icl": "IclConfig",
 }
-STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
+STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig"}
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
