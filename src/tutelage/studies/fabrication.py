@@ -39,8 +39,8 @@ Summary = dict[str, float]
 
 class FabricationConfig(StageConfig):
     models: dict[str, str]
-    """Label to model, e.g. models.base=runs/demo/pretrain models.sft=runs/demo/sft models.rlhf=runs/demo/ppo. The one
-    called base continues plain text; the others chat."""
+    """Label to model, e.g. models.base=runs/demo/pretrain models.sft=runs/demo/sft models.rlhf=runs/demo/ppo. One
+    called base, or without a chat template, continues plain text; the others chat."""
     data: str = "schoolroom:full"
     """The embedded world, or a CSV file in TruthfulQA's form."""
     questions: int = Field(400, ge=1)
@@ -68,7 +68,7 @@ def run(config: FabricationConfig, run: RunDir) -> dict[str, Any]:
     for label, path in config.models.items():
         model, tokenizer = load_model(path)
         engine = LocalEngine(model.eval(), tokenizer)
-        base = label == "base"
+        base = label == "base" or not tokenizer.chat_template
         found = _in_world(engine, config, base, run) if in_world else truthfulness(engine, rows, base)
         out |= {f"{label}_{key}": value for key, value in found.items()}
         shown = "  ".join(f"{k} {v:.3f}" for k, v in found.items() if not k.endswith(("_low", "_high")))
