@@ -60,7 +60,7 @@ def prefer(config: Any, run: RunDir) -> dict[str, Any]:
     kto, pad = config.loss == "kto", tokenizer.pad_token_id
     rows, held = (thumbs if kto else rankings)(config.data, config.held_out, run.bad_rows)
     held = held[:: -(-len(held) // config.held_rows)]
-    encoded = [_encode(config, part, tokenizer) for part in (rows, held)]
+    encoded = [_encode(config, part, rows, tokenizer) for part in (rows, held)]
     every = [row for part in encoded for row in part]
     remembered_reference(every + [row["other"] for row in every if kto], policy, pad, precision, run.path)
     adapters, actors = _cast(config, policy)
@@ -91,9 +91,9 @@ def prefer(config: Any, run: RunDir) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _encode(config: Any, rows: Rows, tokenizer: Any) -> Rows:
+def _encode(config: Any, rows: Rows, train: Rows, tokenizer: Any) -> Rows:
     if config.loss == "kto":
-        return encode_labels(rows, tokenizer, config.max_length, config.seed)
+        return encode_labels(rows, tokenizer, config.max_length, config.seed, train)
     return [encode_ranking(row, tokenizer, config.max_length) for row in rows]
 
 

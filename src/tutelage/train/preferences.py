@@ -118,23 +118,27 @@ class Thumbs:
         }
 
 
-def encode_labels(rows: Sequence[Row], tokenizer: Any, max_length: int, seed: int) -> list[Row]:
+def encode_labels(
+    rows: Sequence[Row], tokenizer: Any, max_length: int, seed: int, pool: Sequence[Row] | None = None
+) -> list[Row]:
     """KTO's rows {"prompt", "completion", "label"} as encoded rankings of one response, each with "label" and, as
     "other", its prompt before the answer to another prompt.
 
-    The paper takes the next answer of the batch; here the next row of one fixed shuffle, so that the reference's
-    log-probs of these too are computed once.
+    The paper takes the next answer of the batch; here one is drawn from `pool` (the rows themselves by default) once and
+    for all, so that the reference's log-probs of these too are computed once.
     """
-    order = torch.randperm(len(rows), generator=generator(seed, "other answers")).tolist()
-    out: list[Row] = [{} for _ in rows]
-    for at, i in enumerate(order):
-        row, j = rows[i], order[(at + 1) % len(order)]
+    pool = rows if pool is None else pool
+    order = torch.randperm(len(pool), generator=generator(seed, "other answers")).tolist()
+    place = {i: at for at, i in enumerate(order)}
+    out: list[Row] = []
+    for i, row in enumerate(rows):
+        after = (pool[order[(place[i % len(pool)] + step) % len(pool)]] for step in range(1, len(pool) + 1))
+        another = next((r for r in after if r["prompt"] != row["prompt"]), row)
         own, other = (
-            encode_ranking(
-                {"prompt": row["prompt"], "responses": [text], "ranking": [[0]]}, tokenizer, max_length
-            ) for text in (row["completion"], rows[j]["completion"])
-        )  # fmt: skip
-        out[i] = {**own, "label": bool(row["label"]), "other": other}
+            encode_ranking({"prompt": row["prompt"], "responses": [text], "ranking": [[0]]}, tokenizer, max_length)
+            for text in (row["completion"], another["completion"])
+        )
+        out.append({**own, "label": bool(row["label"]), "other": other})
     return out
 
 
