@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.train.early_stop import EarlyStop, cautious
+from tutelage.train.early_stop import EarlyStop
 from tutelage.train.monitors import diagnose, monitor, repetition
 
 
@@ -61,7 +61,3 @@ def test_a_steady_rise_never_stops() -> None:
         rule.update(i)
         assert not rule.stop
 
-
-def test_caution_falls_with_disagreement() -> None:
-    assert cautious([[1.0, 2.0], [1.0, 2.0]]) == pytest.approx(1.5)
-    assert cautious([[0.0, 2.0], [2.0, 2.0]]) == pytest.approx(1.5 - 2**0.5 / 2)

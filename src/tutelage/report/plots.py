@@ -9,9 +9,13 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tutelage.core.overoptimisation import Fit
 from tutelage.report.read import StageRun, finite
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
+MONITORS = {
+    "repetition": "repetition", "refusal_rate": "refuses", "sycophancy_rate": "flatters", "distinct": "different answers",
+}  # fmt: skip
 
 
 @dataclass
@@ -86,6 +90,8 @@ def ppo_panels(stage: StageRun) -> list[Panel]:
         panel(stage, "critic: explained variance", {"explained_variance": "explained variance"}, "", x),
         panel(stage, "answers that end (EOS rate)", {"eos_rate": "EOS rate"}, "share", x),
         panel(stage, "answer length", {"length": "tokens"}, "tokens", x),
+        panel(stage, "habits", MONITORS, "share of answers", x),
+        panel(stage, "held-out reward models", {"held_out": "mean - disagreement"}, "score", x),
         panel(stage, "length-reward correlation", {"length_reward_correlation": "correlation"}, "", x),
         panel(stage, "pretraining loss in the mix (ptx)", {"ptx_loss": "loss"}, "nats a token", x),
         panel(stage, "KL coefficient", {"beta": "beta"}, "", x),
@@ -104,7 +110,18 @@ def gold_against_kl(stage: StageRun) -> Panel | None:
         points = sorted((distance[s], v) for s, v in zip(at, values, strict=True) if s in distance)
         if points:
             lines.append((key, [p[0] for p in points], [p[1] for p in points]))
+            lines += _law(key, stage.summary.get(f"{key}_fit"), points[-1][0])
     return Panel("score against distance from SFT", "sqrt(KL)", "score", lines) if lines else None
+
+
+def _law(key: str, found: Any, furthest: float) -> list[tuple[str, list[float], list[float]]]:
+    """The fitted law of Gao et al. as one more set of points, dense enough to read as a curve; none without a fit."""
+    try:
+        made = Fit(**{k: v for k, v in found.items() if k != "turn"})
+    except (TypeError, AttributeError):
+        return []
+    x = [furthest * i / 60 for i in range(61)]
+    return [(f"{key}: d(a - b log d), R2 {made.r2:.2f}", x, [made.start + made.gain(d) for d in x])]
 
 
 def smooth(values: list[float], width: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 
@@ -41,17 +40,3 @@ class EarlyStop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values, self.best, self.best_step = list(state["values"]), state["best"], state["best_step"]
 
-
-def cautious(scores: Sequence[Sequence[float]], caution: float = 1.0) -> float:
-    """Mean over answers of (ensemble mean - caution * ensemble standard deviation): scores [members][answers].
-
-    Reward models that were not optimised against disagree where the policy has left what they know (Coste et al. 2023,
-    "Reward Model Ensembles Help Mitigate Overoptimization"), so this falls where the proxy goes on rising.
-    """
-    members = len(scores)
-    total = 0.0
-    for row in zip(*scores, strict=True):
-        mean = sum(row) / members
-        spread = (sum((x - mean) ** 2 for x in row) / max(1, members - 1)) ** 0.5
-        total += mean - caution * spread
-    return total / max(1, len(scores[0]))
