@@ -54,6 +54,10 @@ MAIN = {
         "Sample n answers to each prompt and keep the best by a reward.",
         "model=runs/sft reward=runs/reward data=prompts.jsonl n=16 out=runs/bestofn",
     ),
+    "evaluate": (
+        "Measure a reward model on rankings, beside the people who made them.",
+        "model=runs/reward data=rankings.jsonl out=runs/evaluate",
+    ),
     "icl": (
         "In-context learning on a task; lists make a sweep.",
         'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',
@@ -67,6 +71,8 @@ STUDIES = {
                   "model=runs/base out=runs/heads"),
     "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",
                     "models.sft=runs/demo/sft models.rlhf=runs/demo/ppo out=runs/fabrication"),
+    "reward_curve": ("Reward models by number of comparisons and by size, beside how far people agree.",
+                     "out=runs/reward_curve"),
 }  # fmt: skip
 """Studies: the same."""
 study = typer.Typer(no_args_is_help=True, help="Reproduce a published claim at laptop size: tutelage study ginc",
@@ -153,6 +159,10 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
             console.print(sweep_table(summary["cells"]))
         else:
             console.print(metrics_text(summary), markup=False)
+        from tutelage.report.reward import console_tables
+
+        for table in console_tables(path):
+            console.print(table)
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"

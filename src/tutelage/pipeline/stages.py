@@ -29,11 +29,15 @@ STAGES = {
     "dpo": "DpoConfig",
     "grpo": "GrpoConfig",
     "bestofn": "BestofnConfig",
+    "evaluate": "EvaluateConfig",
     "icl": "IclConfig",
 }
-STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig"}
+STUDIES = {
+    "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
+    "reward_curve": "RewardCurveConfig",
+}  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
-INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
+INPUTS = ("tokenizer", "data", "model", "sft", "reward", "judge", "gold", "held_out", "ptx_data")
 LISTS = ("reward",)
 """Keys whose lists name files; those of others are patterns and the like."""
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")

@@ -6,15 +6,18 @@ import base64
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from tutelage.core.atomic import write_folder
 from tutelage.core.overoptimisation import Fit
 from tutelage.report.read import StageRun, finite
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
 MONITORS = {
-    "repetition": "repetition", "refusal_rate": "refuses", "sycophancy_rate": "flatters", "distinct": "different answers",
+    "repetition": "repetition", "refusal_rate": "refuses", "sycophancy_rate": "flatters", "distinct": "different",
 }  # fmt: skip
 
 
@@ -27,8 +30,8 @@ class Panel:
     y_label: str
     lines: list[tuple[str, list[float], list[float]]]
     bands: list[tuple[list[float], list[float]]] = field(default_factory=list)
-    x_scale: Literal["linear", "doubling"] = "linear"
-    """doubling: 0, 1, 2, 4, 8, ... at equal distances."""
+    x_scale: Literal["linear", "fraction", "doubling"] = "linear"
+    """linear: marked at whole numbers; fraction: anywhere; doubling: 0, 1, 2, 4, 8, ... at equal distances."""
 
 
 def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_label: str = "step") -> Panel | None:
@@ -151,6 +154,15 @@ def draw(panels: list[Panel], columns: int = 3) -> str:
         warnings.filterwarnings("ignore", message="Glyph")  # a stage's name may be Chinese; matplotlib's font is not
         figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def save_figure(folder: Path, name: str, panels: Sequence[Panel], columns: int = 3) -> Path | None:
+    """Write the panels as figures/NAME.png in a run directory, whole or not at all; None for no panels."""
+    if not panels:
+        return None
+    png = base64.b64decode(draw(list(panels), columns))
+    file = f"{name}.png"
+    return write_folder(folder / "figures", lambda aside: (aside / file).write_bytes(png)) / file
 
 
 def fill(axes: Any, item: Panel) -> None:
