@@ -69,6 +69,8 @@ STUDIES = {
              "out=runs/ginc"),
     "induction": ("Induction heads: when they form, and the scores of a model's heads.",
                   "model=runs/base out=runs/heads"),
+    "overoptimisation": ("Reward hacking: gold and proxy against sqrt(KL) by reward model and KL coefficient.",
+                         "model=runs/demo/sft rankings=runs/demo/rank ptx_data=runs/demo/prepare out=runs/overopt"),
     "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",
                     "models.sft=runs/demo/sft models.rlhf=runs/demo/ppo out=runs/fabrication"),
     "reward_curve": ("Reward models by number of comparisons and by size, beside how far people agree.",

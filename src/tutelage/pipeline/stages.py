@@ -34,7 +34,7 @@ STAGES = {
 }
 STUDIES = {
     "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
-    "reward_curve": "RewardCurveConfig",
+    "reward_curve": "RewardCurveConfig", "overoptimisation": "OveroptimisationConfig",
 }  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = ("tokenizer", "data", "model", "sft", "reward", "judge", "gold", "held_out", "ptx_data")
