@@ -1,4 +1,4 @@
-"""Claim: a policy optimised against a reward model first gains and then loses what the model stands for (Gao et al. 2022).
+"""Claim: optimised against a reward model, a policy first gains and then loses what it stands for (Gao et al. 2022).
 
 Reward models trained on few or many rankings, small or large, are optimised against with several KL coefficients and
 pretraining mixes; gold (which the policy never sees) and proxy are laid against sqrt(KL) with the fitted law. Every
