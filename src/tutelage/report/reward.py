@@ -56,8 +56,8 @@ def sheets(report: Report) -> list[Sheet]:
         for line in mappings(people.get("per_annotator"))
     ]  # fmt: skip
     if lines:
-        columns = ["annotator", "rankings", "with the others", "95%", "tau", "with the model", "95%"]
-        out.append(Sheet("people", columns, lines))
+        columns = ["annotator", "rankings", "others", "95%", "tau", "model", "95%"]
+        out.append(Sheet("each person's agreement with the others, and with the model", columns, lines))
     return out
 
 
@@ -74,8 +74,9 @@ def curve_sheet(summary: Mapping[str, Any]) -> Sheet | None:
     for name, words in (("people_agreement", "one person with another"), ("truth_agreement", "true scores")):
         if name in summary:
             rows.append([words, "", "", "", _value(summary, name), _bounds(summary, name), ""])
-    label = "with a person" if key == "model_agreement" else "accuracy"
-    return Sheet("reward models", ["model", "prompts", "comparisons", "seed", label, "95%", "with the truth"], rows)
+    label = "person" if key == "model_agreement" else "label"
+    title = "reward models: agreement with one {}, and with the true scores where they are known"
+    return Sheet(title.format(label), ["model", "prompts", "pairs", "seed", label, "95%", "truth"], rows)
 
 
 def folder_sheets(folder: Path) -> list[Sheet]:

@@ -59,7 +59,7 @@ class RewardCurveConfig(StageConfig):
     noise: float = Field(0.35, ge=0)
     """Of each person's impression of an answer, on the true score's scale 0..1; at 0.35 people agree about as often as
     InstructGPT's labellers (73%)."""
-    features: bool = False
+    features: bool = True
     """Log-prob features of the language model beside the hidden state."""
     passes: float = Field(3.0, gt=0)
     """Passes over the subset, but at least `min_steps` steps."""
