@@ -53,6 +53,9 @@ class GroupConfig(PassConfig):
     """Where the KL to the reference is charged: as a term of the loss (grpo, dr_grpo) or in the score (rloo)."""
     kl_kind: KLKind | None = None
     """Its estimator; by default k3 in the loss and k1 in the score."""
+    kl_corrected: bool = False
+    """Multiply the loss's KL by the probability ratio: its gradient is then that of KL(policy || reference), which k3
+    alone does not have (DeepSeek-V3.2; TRL's default)."""
     ratio: Literal["token", "answer"] | None = None
     """What the probability ratio is of: each token (grpo, dr_grpo), or the answer as one action (rloo)."""
     average: AnswerMean | None = None
@@ -119,7 +122,10 @@ def group_loss(
         )  # fmt: skip
     if where == "loss" and beta:
         gap = torch.where(mask.bool(), logp - ref, torch.zeros_like(logp))
-        penalty = masked_sum(kl_estimate(gap, torch.zeros_like(gap), kind) * weights, mask)  # type: ignore[arg-type]
+        each = kl_estimate(gap, torch.zeros_like(gap), kind)  # type: ignore[arg-type]
+        if config.kl_corrected:
+            each = each * torch.where(mask.bool(), logp - old, torch.zeros_like(logp)).exp()
+        penalty = masked_sum(each * weights, mask)
         loss = loss + beta * penalty
         metrics = {**metrics, "kl_loss": penalty.detach()}
     return loss, metrics
