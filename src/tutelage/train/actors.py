@@ -19,6 +19,7 @@ from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.rewards import One, Several, each_reward, is_model
 from tutelage.train.scores import Ensemble, Rewards, Score, build_rewards, by_model, plain_score
+from tutelage.train.shared import Logits, takes_groups
 from tutelage.train.update import Actors, Forward
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -74,11 +75,6 @@ class Cast:
         save_model(unload(self.policy, "policy") if self.adapters else self.policy, tokenizer, folder)
 
 
-def logits_of(model: Any) -> Forward:
-    """The model's forward as (tokens, attention) -> logits."""
-    return lambda tokens, attention: model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-
-
 def separate(
     policy: Any,
     tokenizer: Any,
@@ -87,13 +83,15 @@ def separate(
     temperature: float,
     seed: int,
     critic: bool = True,
+    group: int = 1,
 ) -> Cast:
     """Models apart: policy, a frozen copy as reference, and with `critic` one that starts as the (first) reward model,
     or as the SFT trunk where there is none."""
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     known = reward.first_model()
     policy.eval()  # dropout stays off in every forward, so old and new log-probs are of one function
-    actors = Actors(logits_of(policy), logits_of(reference))
+    actors = Actors(Logits(policy), Logits(reference))
+    actors.share_prompts = group > 1 and takes_groups(actors.policy)
     parts: dict[str, Any] = {"policy": policy}
     if critic:
         start = next(iter(known.values()), None) or create_reward_model(policy, tokenizer, seed=seed)
@@ -114,6 +112,7 @@ def shared(
     seed: int,
     lora: LoraSettings,
     critic: bool = True,
+    group: int = 1,
 ) -> Cast:
     """One frozen trunk: policy and critic are adapters, the reference is the trunk without one (the SFT model).
 
@@ -141,8 +140,9 @@ def shared(
 
         return run
 
-    logits = logits_of(policy)
-    actors = Actors(forward("policy", logits), forward(None, logits))
+    both = (Logits(policy, lambda name=name: adapters.use(name)) for name in ("policy", None))  # type: ignore[misc]
+    actors = Actors(*both)
+    actors.share_prompts = group > 1 and takes_groups(actors.policy)  # type: ignore[arg-type]
     parts: dict[str, Any] = {"policy": adapters.view("policy")}
     value = ValueModel(trunk, ValueModel.from_reward(head_of).head) if head_of is not None else None
     adapters.use("policy")

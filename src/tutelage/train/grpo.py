@@ -62,6 +62,10 @@ class GroupConfig(PassConfig):
     """The loss of a minibatch. answers: mean over answers of their tokens' mean (grpo); tokens: mean over all tokens
     (DAPO); constant: sum of the tokens over answers times max_tokens (dr_grpo). With ratio=answer: over answers."""
 
+    def leaves_open(self) -> bool:
+        """Whether the update's own forward may give the old log-probs: one minibatch, and no score that needs them."""
+        return self.minibatches == 1 and self.chosen()[0] == "loss"
+
     def chosen(self) -> tuple[str, str, str, str]:
         """(kl_in, kl_kind, ratio, average) with the method's own where no key says otherwise."""
         where, kind, ratio, average = METHODS[self.advantage]
@@ -82,10 +86,9 @@ def improve_groups(
     ptx: Ptx | None = None,
     precision: str = "fp32",
 ) -> dict[str, float]:
-    """The optimiser steps of one rollout of groups, as `ppo.improve`. Returns metrics (see `facts`) and `flat_groups`,
-    the share of prompts whose answers all score alike and so teach nothing."""
+    """The optimiser steps of one rollout of groups, as `ppo.improve`; `judged` may be open. Returns metrics (`facts`),
+    among them `flat_groups`, the share of prompts whose answers all score alike and so teach nothing."""
     mask, (where, kind, _, _) = rollout.mask, config.chosen()
-    kl = kl_estimate(judged.old, judged.ref) * mask
     scores = scores - config.missing_eos_penalty * (1 - rollout.ended)
     charged = scores
     if where == "reward" and beta:
@@ -97,6 +100,7 @@ def improve_groups(
         return out, float(mask[s].sum())
 
     made = passes(actors, len(mask), config, done, minibatch)
+    kl = kl_estimate(judged.old, judged.ref) * mask
     scored = scores.view(-1, rollout.group)
     return {
         **facts(rollout, judged, kl, scores, made),
@@ -143,7 +147,7 @@ def _minibatch(
     precision: str,
 ) -> dict[str, Any]:
     """Gradients of one minibatch."""
-    logp = current_logprobs(actors, rollout, s, config, precision)
+    logp = current_logprobs(actors, rollout, s, config, precision, judged)
     loss, metrics = group_loss(
         logp, judged.old[s], judged.ref[s], advantages[s], rollout.mask[s], config, beta
     )  # fmt: skip
