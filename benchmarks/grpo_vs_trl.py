@@ -1,8 +1,9 @@
 """GRPO steps per second against TRL's current GRPOTrainer, with one plain reward function on both sides.
 
-Same SFT checkpoint (1.06M Llama), prompts, batch of 64 answers in groups of 8, at most 16 new tokens, one optimiser
-step a rollout, KL coefficient 0.04 with k3 in the loss, learning rate and clipping; each library in its own process, at
-the precision and attention that are quickest for it on this machine (tried first), runs interleaved seed by seed.
+Same SFT checkpoint (1.06M Llama), prompts (the bare question, or behind `--shots` demonstrations as in few-shot
+prompts), batch of 64 answers in groups of 8, at most 16 new tokens, one optimiser step a rollout, KL coefficient 0.04
+with k3 in the loss, learning rate and clipping; each library in its own process, at the precision and attention that
+are quickest for it on this machine (tried first), runs interleaved seed by seed.
 
     python benchmarks/grpo_vs_trl.py            # 3 seeds; the first call makes .venv-bench-trl_now
     python benchmarks/grpo_vs_trl.py --quick    # two updates, one seed: does it run
@@ -11,6 +12,8 @@ the precision and attention that are quickest for it on this machine (tried firs
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import statistics
 import sys
 import tempfile
@@ -20,11 +23,27 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import common
 import ground
+import task
 
 BAR = 3.0
 PEERS = Path(__file__).resolve().parent / "peers"
 OURS = [{"precision": "fp32"}, {"precision": "bf16"}]
 THEIRS = [{"precision": p, "attention": a} for p in ("fp32", "bf16") for a in ("eager", "sdpa")]
+
+
+def few_shot(file: str, shots: int) -> str:
+    """A file of the same prompts, each behind `shots` demonstrations."""
+    if not shots:
+        return file
+    rng = random.Random(0)
+    out = Path(file).with_name(f"prompts_{shots}_shots.jsonl")
+    rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    shown = task.sft_rows(500, 17)
+    for row in rows:
+        before = "".join(f"{d['prompt']} {d['completion']} . " for d in rng.sample(shown, shots))
+        row["prompt"] = before + row["prompt"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(out)
 
 
 def steps_per_second(seconds: list[float]) -> float:
@@ -50,6 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--beta", type=float, default=0.04)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--shots", type=int, default=0, help="demonstrations before each question")
     args = parser.parse_args(argv)
     import torch
 
@@ -57,6 +77,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     set_threads()
     paths = ground.ground(args.quick)
+    paths["prompts"] = few_shot(paths["prompts"], args.shots)
     scratch = common.WORK / "grpo"
     shared = {
         **paths, "lr": args.lr, "beta": args.beta, "batch": args.batch, "group": args.group, "epochs": 1,
@@ -84,14 +105,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"seed {seed}: {words[0]} against {words[1]}", flush=True)
     ours, peer = (statistics.median(r[name]["steps_per_second"] for r in runs) for name in ("ours", "trl"))
     ratio = statistics.median(r["ours"]["steps_per_second"] / r["trl"]["steps_per_second"] for r in runs)
+    name = f"grpo_vs_trl_{args.shots}_shots" if args.shots else "grpo_vs_trl"
+    shape = f"{args.batch} answers in groups of {args.group}, 16 new tokens, {args.shots} shots"
     row = {
-        "name": "grpo_vs_trl", "what": "GRPO steps/s: 64 answers in groups of 8, 16 new tokens, 1.06M Llama",
+        "name": name, "what": f"GRPO steps/s: {shape}, 1.06M Llama",
         "ours": ours, "peer": peer, "unit": "steps/s", "ratio": ratio, "bar": f">= {BAR}", "met": ratio >= BAR,
         "settings": best, "trials": trials, "peers": list(common.PEERS["trl_now"]), "machine": common.machine(),
         "runs": runs,
     }  # fmt: skip
     print(common.verdict(row))
-    common.save("grpo_vs_trl", row, args.quick)
+    common.save(name, row, args.quick)
     return row
 
 

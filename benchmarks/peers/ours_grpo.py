@@ -14,12 +14,10 @@ import task
 import tutelage
 from tutelage.train import rl
 
-TOPIC = {ask.format(topic): topic for ask in task.ASKS for topic in task.TOPICS}
 
-
-def gold(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+def gold(prompts: list[str], completions: list[str], topic: list[str], **columns: Any) -> list[float]:
     """The task's own score, the reward function of both sides."""
-    return [task.gold(TOPIC[p], c) for p, c in zip(prompts, completions)]
+    return [task.gold(t, c) for t, c in zip(topic, completions)]
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 TURN_END = "<|end|>"
-TOPIC = {ask.format(topic): topic for ask in task.ASKS for topic in task.TOPICS}
 
 
 class Watch(TrainerCallback):
@@ -40,9 +39,9 @@ class Watch(TrainerCallback):
         self.rows.append(dict(logs or {}))
 
 
-def gold(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+def gold(prompts: list[Any], completions: list[Any], topic: list[str], **columns: Any) -> list[float]:
     """The task's own score, the reward function of both sides; TRL gives messages back as messages."""
-    return [task.gold(TOPIC[p[-1]["content"]], c[0]["content"].strip()) for p, c in zip(prompts, completions)]
+    return [task.gold(t, c[0]["content"].strip()) for t, c in zip(topic, completions)]
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +53,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     kinds = {"attn_implementation": job["attention"], "dtype": torch.float32}
     policy = AutoModelForCausalLM.from_pretrained(job["sft"] + "/model", **kinds)
     with open(job["prompts"], encoding="utf-8") as file:
-        rows = [{"prompt": [{"role": "user", "content": json.loads(line)["prompt"]}]} for line in file]
+        found = [json.loads(line) for line in file]
+    rows = [{"prompt": [{"role": "user", "content": row["prompt"]}], "topic": row["topic"]} for row in found]
     watch = Watch()
     config = GRPOConfig(
         output_dir=job["out"], seed=job["seed"], max_steps=job["updates"] * job["epochs"],
