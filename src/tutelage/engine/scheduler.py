@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.engine.compiled import Decode
+from tutelage.engine.compiled import Compiled, Decode
 from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys
 from tutelage.engine.rows import Rows, Rules
@@ -35,7 +35,7 @@ class Scheduler:
 
     def __init__(
         self, model: Any, rules: Rules, token_bytes: int, budget: int, max_rows: int = 256, max_tokens: int = 2048,
-        compiled: bool = False,
+        compiled: Compiled = False,
     ) -> None:  # fmt: skip
         self.model, self.rules, self.max_rows, self.max_tokens = model, rules, max_rows, max_tokens
         self.decode = Decode(model, compiled)
