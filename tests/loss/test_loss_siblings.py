@@ -198,3 +198,21 @@ def test_what_a_method_means_by_itself():
     assert GroupConfig(advantage="rloo", kl_in="loss").chosen()[:2] == ("loss", "k3")
     with pytest.raises(ValueError):
         policy.answer_weights(torch.ones(1, 1), "median", 3)
+
+
+def test_the_corrected_kl_has_the_gradient_of_the_kl_and_k3_alone_has_not():
+    """On a vocabulary that can be listed, as an expectation over the policy's own tokens at ratio 1."""
+    logits, ref = doubles(1, 6, seed=20).requires_grad_(), doubles(1, 6, seed=21).log_softmax(1)
+    logp = logits.log_softmax(1)
+    p = logp.detach().exp()
+    (want,) = torch.autograd.grad((logp.exp() * (logp - ref)).sum(), logits, retain_graph=True)
+    found = {}
+    for corrected in (False, True):
+        config = GroupConfig(average="tokens", kl_corrected=corrected)
+        total = 0.0
+        for token in range(6):
+            at = (logp[:, token : token + 1], logp[:, token : token + 1].detach(), ref[:, token : token + 1])
+            loss, _ = group_loss(*at, torch.zeros(1, 1), torch.ones(1, 1), config, beta=1.0)
+            total = total + p[0, token] * loss
+        (found[corrected],) = torch.autograd.grad(total, logits, retain_graph=True)
+    assert torch.allclose(found[True], want) and not torch.allclose(found[False], want, atol=1e-2)

@@ -1,4 +1,4 @@
-"""DPO, GRPO, RLOO, online DPO and best-of-n as stages: exact beginnings, learning at tiny scale, rewards of every kind."""
+"""DPO, GRPO, RLOO, online DPO, best-of-n as stages: exact beginnings, learning at tiny scale, rewards of every kind."""
 
 import json
 

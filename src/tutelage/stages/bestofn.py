@@ -16,12 +16,12 @@ from tutelage.core.stats import mean_interval
 from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.model.hub import load_model
 from tutelage.text.chat import turn_end_id
-from tutelage.train.actors import logits_of
 from tutelage.train.bestofn import best_of_n_kl, expected_best, ladder
 from tutelage.train.drive import Values, console, drive, settle_precision
 from tutelage.train.rl import RewardKeys, gate
 from tutelage.train.rollouts import encode_prompts, episodes_of
 from tutelage.train.scores import by_function
+from tutelage.train.shared import Logits
 from tutelage.train.sources import prompts, truth
 from tutelage.train.update import Actors, PassConfig, judge
 
@@ -66,7 +66,7 @@ def run(config: BestofnConfig, run: RunDir) -> dict[str, Any]:
     score = config.setting().build({}, model, config.temperature)
     function = truth(config.data, config.gold)
     gold = by_function(function) if function else None
-    actors = Actors(logits_of(model), logits_of(model))
+    actors = Actors(Logits(model), Logits(model))
     passes = PassConfig.model_validate({"minibatches": 1, "temperature": config.temperature})
     state = Values(scores=[], gold=[], kept=[], seconds=0.0)
 

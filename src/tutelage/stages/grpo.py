@@ -30,4 +30,5 @@ class GrpoConfig(RlConfig, GroupConfig):
 def run(config: GrpoConfig, run: RunDir) -> dict[str, Any]:
     """Roll out groups, score, improve, `updates` times; the summary has the last metrics and the text loss it cost."""
     kl = AdaptiveKL(config.kl_coef, config.kl_target, 10_000) if config.kl_target else FixedKL(config.kl_coef)
-    return reinforce(config, run, improve_groups, kl, group=config.group_size)
+    leave_open = config.leaves_open()
+    return reinforce(config, run, improve_groups, kl, group=config.group_size, leave_open=leave_open)

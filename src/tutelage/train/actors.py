@@ -21,6 +21,7 @@ from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.rewards import One, Several, each_reward, is_model
 from tutelage.train.scores import Ensemble, Rewards, Score, build_rewards, by_model, plain_score
+from tutelage.train.shared import Logits, takes_groups
 from tutelage.train.update import Actors, Forward
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -78,11 +79,6 @@ class Cast:
         save_model(unload(self.policy, "policy") if self.adapters else self.policy, tokenizer, folder)
 
 
-def logits_of(model: Any) -> Forward:
-    """The model's forward as (tokens, attention) -> logits."""
-    return lambda tokens, attention: model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-
-
 def separate(
     policy: Any,
     tokenizer: Any,
@@ -91,13 +87,15 @@ def separate(
     temperature: float,
     seed: int,
     critic: bool = True,
+    group: int = 1,
 ) -> Cast:
     """Models apart: policy, a frozen copy as reference, and with `critic` one that starts as the (first) reward model,
     or as the SFT trunk where there is none."""
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     known = reward.first_model()
     policy.eval()  # dropout stays off in every forward, so old and new log-probs are of one function
-    actors = Actors(logits_of(policy), logits_of(reference))
+    mine = Logits(policy)
+    actors = Actors(mine, Logits(reference), share_prompts=group > 1 and takes_groups(mine))
     parts: dict[str, Any] = {"policy": policy}
     if critic:
         start = next(iter(known.values()), None) or create_reward_model(policy, tokenizer, seed=seed)
@@ -119,6 +117,7 @@ def shared(
     seed: int,
     lora: LoraSettings,
     critic: bool = True,
+    group: int = 1,
 ) -> Cast:
     """One frozen trunk: policy and critic are adapters, the reference is the trunk without one (the SFT model).
 
@@ -146,8 +145,8 @@ def shared(
 
         return run
 
-    logits = logits_of(policy)
-    actors = Actors(forward("policy", logits), forward(None, logits))
+    mine, bare = Logits(policy, lambda: adapters.use("policy")), Logits(policy, lambda: adapters.use(None))
+    actors = Actors(mine, bare, share_prompts=group > 1 and takes_groups(mine))
     parts: dict[str, Any] = {"policy": adapters.view("policy")}
     value = ValueModel(trunk, ValueModel.from_reward(head_of).head) if head_of is not None else None
     adapters.use("policy")

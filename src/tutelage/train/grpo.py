@@ -53,11 +53,18 @@ class GroupConfig(PassConfig):
     """Where the KL to the reference is charged: as a term of the loss (grpo, dr_grpo) or in the score (rloo)."""
     kl_kind: KLKind | None = None
     """Its estimator; by default k3 in the loss and k1 in the score."""
+    kl_corrected: bool = False
+    """Multiply the loss's KL by the probability ratio: its gradient is then that of KL(policy || reference), which k3
+    alone does not have (DeepSeek-V3.2; TRL's default)."""
     ratio: Literal["token", "answer"] | None = None
     """What the probability ratio is of: each token (grpo, dr_grpo), or the answer as one action (rloo)."""
     average: AnswerMean | None = None
     """The loss of a minibatch. answers: mean over answers of their tokens' mean (grpo); tokens: mean over all tokens
     (DAPO); constant: sum of the tokens over answers times max_tokens (dr_grpo). With ratio=answer: over answers."""
+
+    def leaves_open(self) -> bool:
+        """Whether the update's own forward may give the old log-probs: one minibatch, and no score that needs them."""
+        return self.minibatches == 1 and self.chosen()[0] == "loss"
 
     def chosen(self) -> tuple[str, str, str, str]:
         """(kl_in, kl_kind, ratio, average) with the method's own where no key says otherwise."""
@@ -79,10 +86,9 @@ def improve_groups(
     ptx: Ptx | None = None,
     precision: str = "fp32",
 ) -> dict[str, float]:
-    """The optimiser steps of one rollout of groups, as `ppo.improve`. Returns metrics (see `facts`) and `flat_groups`,
-    the share of prompts whose answers all score alike and so teach nothing."""
+    """The optimiser steps of one rollout of groups, as `ppo.improve`; `judged` may be open. Returns metrics (`facts`),
+    among them `flat_groups`, the share of prompts whose answers all score alike and so teach nothing."""
     mask, (where, kind, _, _) = rollout.mask, config.chosen()
-    kl = kl_estimate(judged.old, judged.ref) * mask
     scores = scores - config.missing_eos_penalty * (1 - rollout.ended)
     charged = scores
     if where == "reward" and beta:
@@ -94,6 +100,7 @@ def improve_groups(
         return out, float(mask[s].sum())
 
     made = passes(actors, len(mask), config, done, minibatch)
+    kl = kl_estimate(judged.old, judged.ref) * mask
     scored = scores.view(-1, rollout.group)
     return {
         **facts(rollout, judged, kl, scores, made),
@@ -119,7 +126,10 @@ def group_loss(
         )  # fmt: skip
     if where == "loss" and beta:
         gap = torch.where(mask.bool(), logp - ref, torch.zeros_like(logp))
-        penalty = masked_sum(kl_estimate(gap, torch.zeros_like(gap), kind) * weights, mask)  # type: ignore[arg-type]
+        each = kl_estimate(gap, torch.zeros_like(gap), kind)  # type: ignore[arg-type]
+        if config.kl_corrected:
+            each = each * torch.where(mask.bool(), logp - old, torch.zeros_like(logp)).exp()
+        penalty = masked_sum(each * weights, mask)
         loss = loss + beta * penalty
         metrics = {**metrics, "kl_loss": penalty.detach()}
     return loss, metrics
@@ -137,7 +147,7 @@ def _minibatch(
     precision: str,
 ) -> dict[str, Any]:
     """Gradients of one minibatch."""
-    logp = current_logprobs(actors, rollout, s, config, precision)
+    logp = current_logprobs(actors, rollout, s, config, precision, judged)
     loss, metrics = group_loss(
         logp, judged.old[s], judged.ref[s], advantages[s], rollout.mask[s], config, beta
     )  # fmt: skip

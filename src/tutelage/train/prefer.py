@@ -21,7 +21,6 @@ from tutelage.text.chat import ensure_chat
 from tutelage.text.loader import BlockLoader, Mixed
 from tutelage.text.shards import TokenShards
 from tutelage.text.tokenizer import ensure_pad
-from tutelage.train.actors import logits_of
 from tutelage.train.drive import settle_precision
 from tutelage.train.evaluate import text_loss
 from tutelage.train.loop import Objective, train
@@ -42,6 +41,7 @@ from tutelage.train.rl import gate
 from tutelage.train.rollouts import as_turns, encode_prompts
 from tutelage.train.samples import sampler
 from tutelage.train.scores import Rewards, by_function
+from tutelage.train.shared import Logits
 from tutelage.train.sources import rankings, thumbs
 from tutelage.train.update import Actors, Forward
 
@@ -108,11 +108,11 @@ def _cast(config: Any, policy: nn.Module) -> tuple[Adapters | None, Actors]:
     else a copy, which is only kept where answers are sampled."""
     if config.method == "full":
         reference = copy.deepcopy(policy).eval().requires_grad_(False) if config.eval_prompts else policy
-        return None, Actors(logits_of(policy), logits_of(reference))
+        return None, Actors(Logits(policy), Logits(reference))
     adapters = Adapters(policy.base_model, ["policy"], config.lora, config.seed)  # type: ignore[arg-type]
     policy.requires_grad_(False)
     adapters.use("policy")
-    logits = logits_of(policy)
+    logits = Logits(policy)
 
     def bare(*of: torch.Tensor) -> torch.Tensor:
         adapters.use(None)

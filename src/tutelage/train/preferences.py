@@ -124,8 +124,8 @@ def encode_labels(
     """KTO's rows {"prompt", "completion", "label"} as encoded rankings of one response, each with "label" and, as
     "other", its prompt before the answer to another prompt.
 
-    The paper takes the next answer of the batch; here one is drawn from `pool` (the rows themselves by default) once and
-    for all, so that the reference's log-probs of these too are computed once.
+    The paper takes the next answer of the batch; here one is drawn from `pool` (the rows themselves by default) once,
+    so that the reference's log-probs of these too are computed once.
     """
     pool = rows if pool is None else pool
     order = torch.randperm(len(pool), generator=generator(seed, "other answers")).tolist()

@@ -38,8 +38,10 @@ Improve = Callable[..., dict[str, float]]
 
 
 class RewardKeys(StageConfig):
-    """What is maximised, of every method that scores answers."""
+    """Who answers and what is maximised, of every method that scores answers."""
 
+    model: str
+    """The SFT model; it is also the reference."""
     reward: RewardSpecs
     """Run directory of `reward`, file.py:function, a Python function, or "logprob" (the reference's own log-prob: the
     label-free control). Several as a list, in which a list of reward models is an ensemble:
@@ -62,8 +64,6 @@ class RewardKeys(StageConfig):
 class RlConfig(RewardKeys, WatchKeys):
     """The keys of every method that learns from answers it samples."""
 
-    model: str
-    """The SFT model; it is also the reference."""
     data: str = "schoolroom:demo"
     """Prompts: a file or folder, or the embedded world."""
     prompts: int = Field(20_000, ge=1)
@@ -111,14 +111,17 @@ class Scene:
     improve: Improve
     group: int
     watch: Watch
+    leave_open: bool
 
 
 def reinforce(
-    config: Any, run: RunDir, improve: Improve, kl: FixedKL, *, critic: bool = False, group: int = 1
+    config: Any, run: RunDir, improve: Improve, kl: FixedKL, *, critic: bool = False, group: int = 1,
+    leave_open: bool = False,
 ) -> dict[str, Any]:
     """Roll out, score, improve, `updates` times, each of `batch_size` episodes, `group` to a prompt; saves the policy.
 
-    `config`: an RlConfig with the keys that `improve` reads; `kl`: the coefficient that it is given. Returns the
+    `config`: an RlConfig with the keys that `improve` reads; `kl`: the coefficient that it is given; `leave_open`:
+    `improve` gives the old log-probs by its own forward (see Judged). Returns the
     summary: the last metrics, the curve's last and best means, and the text loss that the run cost.
     """
     policy, tokenizer = load_model(config.model)
@@ -129,7 +132,7 @@ def reinforce(
         known["text_loss_before"] = text_loss(policy, shards, config.ptx_block)
     common = (policy, tokenizer, config.setting(), config.optimizer, config.temperature, config.seed)
     lora = config.method == "lora"
-    cast = shared(*common, config.lora, critic) if lora else separate(*common, critic)
+    cast = shared(*common, config.lora, critic, group) if lora else separate(*common, critic, group)
     engine = LocalEngine(policy, tokenizer)
     rows = prompts(config.data, "train", config.prompts, config.seed, run.bad_rows)
     rows = encode_prompts(rows, tokenizer, engine.context_length, config.max_tokens, config.data, run.bad_rows)
@@ -141,7 +144,7 @@ def reinforce(
     function = truth(config.data, config.gold)
     gold, precision = by_function(function) if function else None, settle_precision(run, config.precision)
     watch = _watch(config, run, cast, tokenizer, gold is not None)
-    scene = Scene(config, run, cast, engine, rows, ptx, kl, state, precision, gold, improve, group, watch)
+    scene = Scene(config, run, cast, engine, rows, ptx, kl, state, precision, gold, improve, group, watch, leave_open)
     parts = {**cast.parts, "kl": kl, "state": state, "watch": watch} | ({"ptx": ptx} if ptx else {})
     drive(
         run, parts, config.updates, lambda step: update(scene, step), config.save_every, lambda: watch.stop,
@@ -175,7 +178,7 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
         scene.engine, scene.rows, batch_size=config.batch_size, minibatches=config.minibatches,
         max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed, step=step, group=scene.group,
     )  # fmt: skip
-    judged = judge(cast.actors, episodes.rollout, config, scene.precision)
+    judged = judge(cast.actors, episodes.rollout, config, scene.precision, scene.leave_open)
     # up to here nothing has moved: a reward that fails leaves the state of the step before (see drive)
     scores, each = cast.score(episodes, judged.ref)
     known = {"gold": float(scene.gold(episodes, judged.ref).mean())} if scene.gold else {}

@@ -8,7 +8,7 @@ token t+1, so every per-token tensor is [B, T-1] and `mask` marks the positions 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from tutelage.core.runtime import autocast
 from tutelage.core.stats import correlation
 from tutelage.loss.lm import cross_entropy_sum, entropy_from_logits, masked_mean, token_logprobs
+from tutelage.train.shared import Packed, cheaper, pack_rows, packed_logprobs
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 Ptx = Callable[[], dict[str, Tensor]]
@@ -54,6 +55,8 @@ class Rollout:
     sampled: Tensor | None = None
     """The sampler's own log-probs [B, T-1], to be held against the training forward's."""
     group: int = 1
+    packs: dict[tuple[int, int], Packed | None] = field(default_factory=dict)
+    """Slices whose groups stand behind one prompt each (see `pack_of`)."""
 
 
 @dataclass
@@ -66,16 +69,22 @@ class Actors:
     critic: Forward | None = None
     policy_optim: Any = None
     critic_optim: Any = None
+    share_prompts: bool = False
+    """Policy and reference are `Logits` that take a group behind one prompt."""
 
 
 @dataclass
 class Judged:
-    """What the rollout looks like before the first step, each [B, T-1]; no gradient. `values`: 0 without a critic."""
+    """What the rollout looks like before the first step, each [B, T-1]; no gradient. `values`: 0 without a critic.
+
+    `open`: the first pass has one minibatch, so that its own forward gives `old` and `entropy` (see grpo.py).
+    """
 
     old: Tensor
     ref: Tensor
     values: Tensor
     entropy: Tensor
+    open: bool = False
 
 
 def collate(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,33 +105,78 @@ def slices(count: int, minibatches: int) -> Iterator[slice]:
     return (slice(i, min(count, i + size)) for i in range(0, count, size))
 
 
+def pack_of(actors: Actors, rollout: Rollout, s: slice) -> Packed | None:
+    """The slice's groups behind one prompt each, where the model takes that and it is cheaper; else None."""
+    if not actors.share_prompts or rollout.group < 2:
+        return None
+    key = (s.start, s.stop)
+    if key not in rollout.packs:
+        tokens, groups = rollout.tokens[s], [i // rollout.group for i in range(s.start, s.stop)]
+        pack = pack_rows(tokens, rollout.mask[s], groups)
+        worth = pack is not None and cheaper(pack, (len(tokens), tokens.shape[1]), actors.policy.width)  # type: ignore
+        rollout.packs[key] = pack if worth else None
+    return rollout.packs[key]
+
+
+def logprobs_of(
+    actors: Actors, forward: Any, rollout: Rollout, s: slice | Tensor, temperature: float, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs [b, T-1] of some of the rollout's rows, and (without gradient) the entropies where asked for."""
+    pack = pack_of(actors, rollout, s) if isinstance(s, slice) else None
+    if pack is not None:
+        return packed_logprobs(forward, pack, temperature, entropy)
+    tokens = rollout.tokens[s]
+    logits = forward(tokens, rollout.attention[s])
+    found = None
+    logp = token_logprobs(logits, tokens, temperature)
+    if entropy:
+        with torch.no_grad():
+            found = entropy_from_logits(logits[:, :-1].float() / temperature)
+    return logp, found
+
+
 @torch.no_grad()
-def judge(actors: Actors, rollout: Rollout, config: PassConfig, precision: str = "fp32") -> Judged:
+def judge(
+    actors: Actors, rollout: Rollout, config: PassConfig, precision: str = "fp32", leave_open: bool = False
+) -> Judged:
     """Old and reference log-probs, values and entropies, by the training forward on the update's own minibatches.
 
-    Batch shape alone moves log-probs by 2e-5, and the ratio of the first minibatch has to be exactly 1.
+    Batch shape alone moves log-probs by 2e-5, and the ratio of the first minibatch has to be exactly 1. `leave_open`:
+    see Judged; the policy's part is then left at 0.
     """
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     with autocast(precision):
         for s in slices(len(rollout.tokens), config.minibatches):
-            tokens, attention = rollout.tokens[s], rollout.attention[s]
-            logits = actors.policy(tokens, attention)
-            old = token_logprobs(logits, tokens, config.temperature)
-            entropy = entropy_from_logits(logits[:, :-1].float() / config.temperature)
-            del logits
-            ref = token_logprobs(actors.reference(tokens, attention), tokens, config.temperature)
+            old = entropy = torch.zeros_like(rollout.mask[s])
+            if not leave_open:
+                old, found = logprobs_of(actors, actors.policy, rollout, s, config.temperature, entropy=True)
+                assert found is not None
+                entropy = found
+            ref, _ = logprobs_of(actors, actors.reference, rollout, s, config.temperature)
             values = torch.zeros_like(old)
             if actors.critic is not None:
-                values = actors.critic(tokens, attention)[:, :-1].float()
+                values = actors.critic(rollout.tokens[s], rollout.attention[s])[:, :-1].float()
             parts.append((old, ref, values, entropy))
-    return Judged(*(torch.cat(x) for x in zip(*parts)))
+    old, ref, values, entropy = (torch.cat(x) for x in zip(*parts))
+    return Judged(old, ref, values, entropy, leave_open)
 
 
-def current_logprobs(actors: Actors, rollout: Rollout, s: slice | Tensor, config: PassConfig, precision: str) -> Tensor:
-    """The policy's log-probs [b, T-1] of some of the rollout's rows, with gradient."""
-    tokens = rollout.tokens[s]
+def current_logprobs(
+    actors: Actors,
+    rollout: Rollout,
+    s: slice | Tensor,
+    config: PassConfig,
+    precision: str,
+    judged: Judged | None = None,
+) -> Tensor:
+    """The policy's log-probs [b, T-1] of some of the rollout's rows, with gradient. What `judged` left open is
+    filled."""
+    fill = judged is not None and judged.open
     with autocast(precision):
-        return token_logprobs(actors.policy(tokens, rollout.attention[s]), tokens, config.temperature)
+        logp, entropy = logprobs_of(actors, actors.policy, rollout, s, config.temperature, fill)
+    if judged is not None and entropy is not None:
+        judged.old[s], judged.entropy[s], judged.open = logp.detach(), entropy, False
+    return logp
 
 
 def pretraining_gradient(actors: Actors, config: PassConfig, ptx: Ptx | None, precision: str) -> dict[str, Tensor]:
