@@ -42,6 +42,18 @@ MAIN = {
         "Improve a model against a reward (PPO-ptx).",
         "model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
     ),
+    "dpo": (
+        "Improve a model on preferences directly (DPO, IPO, KTO; online=true: on its own answers).",
+        "model=runs/sft data=runs/rank out=runs/dpo",
+    ),
+    "grpo": (
+        "Improve a model against a reward without a critic (GRPO, RLOO).",
+        "model=runs/sft reward=judge.py:score data=prompts.jsonl advantage=rloo out=runs/grpo",
+    ),
+    "bestofn": (
+        "Sample n answers to each prompt and keep the best by a reward.",
+        "model=runs/sft reward=runs/reward data=prompts.jsonl n=16 out=runs/bestofn",
+    ),
     "evaluate": (
         "Measure a reward model on rankings, beside the people who made them.",
         "model=runs/reward data=rankings.jsonl out=runs/evaluate",
@@ -57,6 +69,10 @@ STUDIES = {
              "out=runs/ginc"),
     "induction": ("Induction heads: when they form, and the scores of a model's heads.",
                   "model=runs/base out=runs/heads"),
+    "overoptimisation": ("Reward hacking: gold and proxy against sqrt(KL) by reward model and KL coefficient.",
+                         "model=runs/demo/sft rankings=runs/demo/rank ptx_data=runs/demo/prepare out=runs/overopt"),
+    "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",
+                    "models.sft=runs/demo/sft models.rlhf=runs/demo/ppo out=runs/fabrication"),
     "reward_curve": ("Reward models by number of comparisons and by size, beside how far people agree.",
                      "out=runs/reward_curve"),
 }  # fmt: skip

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage.core.atomic import write_folder
+from tutelage.core.overoptimisation import Fit
 from tutelage.report.read import StageRun, finite
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
+MONITORS = {
+    "repetition": "repetition", "refusal_rate": "refuses", "sycophancy_rate": "flatters", "distinct": "different",
+}  # fmt: skip
 
 
 @dataclass
@@ -62,6 +66,14 @@ def reward_panels(stages: list[StageRun]) -> list[Panel]:
             x = accuracy.lines[0][1]
             accuracy.lines.append(("held-out, at the end", [x[0], x[-1]], [held, held]))
         made.append(accuracy)
+    for stage in stages:
+        if stage.kind == "dpo":
+            keys = {"loss": "training", "val_loss": "held-out"}
+            made.append(panel(stage, f"{stage.name}: loss", keys, "a pair or an answer"))
+            keys = {"accuracy": "training", "val_accuracy": "held-out"}
+            made.append(panel(stage, f"{stage.name}: accuracy", keys, "accuracy"))
+            keys = {"reward_best": "better answer", "reward_worst": "worse answer"}
+            made.append(panel(stage, f"{stage.name}: beta * log ratio", keys, "nats times beta"))
     return [p for p in made if p]
 
 
@@ -86,14 +98,24 @@ def ppo_panels(stage: StageRun) -> list[Panel]:
         gold_against_kl(stage),
         panel(stage, "entropy", {"entropy": "entropy"}, "nats a token", x),
         panel(stage, "clipping", {"clip_fraction": "clip fraction", "approx_kl": "approx. KL of the step"}, "", x),
+        panel(stage, "groups without a difference", {"flat_groups": "share"}, "share", x),
+        panel(stage, "disagreement of the reward models", _named(stage, "disagreement/"), "standard deviation", x),
         panel(stage, "critic: explained variance", {"explained_variance": "explained variance"}, "", x),
         panel(stage, "answers that end (EOS rate)", {"eos_rate": "EOS rate"}, "share", x),
         panel(stage, "answer length", {"length": "tokens"}, "tokens", x),
+        panel(stage, "habits", MONITORS, "share of answers", x),
+        panel(stage, "held-out reward models", {"held_out": "mean - disagreement"}, "score", x),
         panel(stage, "length-reward correlation", {"length_reward_correlation": "correlation"}, "", x),
         panel(stage, "pretraining loss in the mix (ptx)", {"ptx_loss": "loss"}, "nats a token", x),
         panel(stage, "KL coefficient", {"beta": "beta"}, "", x),
     ]
     return [p for p in made if p]
+
+
+def _named(stage: StageRun, prefix: str) -> dict[str, str]:
+    """The logged metrics of that beginning, each with what follows it."""
+    found = {key for row in stage.rows for key in row if key.startswith(prefix)}
+    return {key: key.removeprefix(prefix) for key in sorted(found)}
 
 
 def gold_against_kl(stage: StageRun) -> Panel | None:
@@ -107,7 +129,18 @@ def gold_against_kl(stage: StageRun) -> Panel | None:
         points = sorted((distance[s], v) for s, v in zip(at, values, strict=True) if s in distance)
         if points:
             lines.append((key, [p[0] for p in points], [p[1] for p in points]))
+            lines += _law(key, stage.summary.get(f"{key}_fit"), points[-1][0])
     return Panel("score against distance from SFT", "sqrt(KL)", "score", lines) if lines else None
+
+
+def _law(key: str, found: Any, furthest: float) -> list[tuple[str, list[float], list[float]]]:
+    """The fitted law of Gao et al. as one more set of points, dense enough to read as a curve; none without a fit."""
+    try:
+        made = Fit(**{k: v for k, v in found.items() if k != "turn"})
+    except (TypeError, AttributeError):
+        return []
+    x = [furthest * i / 60 for i in range(61)]
+    return [(f"{key}: d(a - b log d), R2 {made.r2:.2f}", x, [made.start + made.gain(d) for d in x])]
 
 
 def smooth(values: list[float], width: int) -> list[float]:
