@@ -38,7 +38,8 @@ STUDIES = {
 }  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = (
-    "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out", "ptx_data",
+    "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
+    "ptx_data",
 )  # fmt: skip
 LISTS = ("reward", "held_out_rewards")
 """Keys whose lists name files; those of others are patterns and the like."""
