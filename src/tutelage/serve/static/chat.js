@@ -269,7 +269,7 @@ function drawMessages() {
   const above = log.scrollTop;
   log.replaceChildren(...(made.length ? made.map(([, view]) => view.element) : [welcome()]));
   if (!fresh) log.scrollTop = above;
-  else if (comparing && made.length) made.at(-1)[1].element.scrollIntoView({ block: "start" });
+  else if (comparing && made.length) log.scrollTop = made.at(-1)[1].element.offsetTop - log.offsetTop - 12;
   else log.scrollTop = log.scrollHeight;
 }
 

@@ -43,9 +43,11 @@ export function facts(node) {
 }
 
 export function rewardBadges(node) {
-  return Object.entries(node.rewards ?? {}).map(([name, score]) =>
-    el("span", { class: "badge reward", title: t("chat.reward.help", name) }, t("chat.reward", score.toFixed(2))),
-  );
+  const all = Object.entries(node.rewards ?? {});
+  return all.map(([name, score]) => {
+    const words = all.length > 1 ? `${name} ${score.toFixed(2)}` : t("chat.reward", score.toFixed(2));
+    return el("span", { class: "badge reward", title: t("chat.reward.help", name) }, words);
+  });
 }
 
 export function errorBox(error, retry) {
