@@ -31,7 +31,7 @@ STAGES = {
 }
 STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "reward_curve": "RewardCurveConfig"}
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
-INPUTS = ("tokenizer", "data", "model", "sft", "reward", "judge", "gold", "held_out", "ptx_data")
+INPUTS = ("tokenizer", "data", "model", "sft", "proposer", "reward", "judge", "gold", "held_out", "ptx_data")
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
 
 
@@ -135,7 +135,7 @@ def _inputs(config: StageConfig) -> dict[str, str]:
             continue
         require_finished(file, f"{name}={given}")
         out[name] = file
-    return out
+    return {**config.named_files(), **out}
 
 
 def require_finished(path: str | Path, where: str) -> None:
