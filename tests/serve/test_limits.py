@@ -85,7 +85,8 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
             links.append(socket.create_connection(("127.0.0.1", server.port)))
             links[-1].sendall(bytes_of(server, "/v1/completions", {**LONG, "stream": True}))
         until(lambda: len(server.desk.asks) == 3)
-        assert server.metric("tutelage_running_rows") == 2 and server.metric("tutelage_waiting_rows") == 1
+        gauges = ("tutelage_running_rows", "tutelage_waiting_rows")
+        until(lambda: [server.metric(name) for name in gauges] == [2, 1])
         refused = post(server, "/v1/completions", LONG)
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "queue_full"

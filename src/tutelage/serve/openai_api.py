@@ -193,7 +193,9 @@ class Api:
 
 def _documented(model: type) -> dict[int | str, dict[str, Any]]:
     """200 as JSON or, with stream=true, as events."""
-    return {200: {"model": model, "content": {"text/event-stream": {"schema": {"type": "string"}}}}, **REFUSALS}
+    words = "A chunk of OpenAI's form as JSON, or [DONE]."
+    event = {"type": "object", "properties": {"data": {"type": "string", "description": words}}, "required": ["data"]}
+    return {200: {"model": model, "content": {"text/event-stream": {"schema": event}}}, **REFUSALS}
 
 
 def router(api: Api, counted: Callable[[str, str, int], None]) -> APIRouter:

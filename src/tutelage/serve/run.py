@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -59,8 +59,9 @@ class ServeConfig(BaseModel):
     """auto (the checkpoint's own) | float32 | bfloat16 | float16"""
     bf16: bool = False
     """Run forwards under bfloat16 autocast."""
-    compiled: bool = False
-    """Decode through torch.compile: seconds at the first step, then quicker steps."""
+    compiled: bool | Literal["frozen"] = False
+    """Decode through torch.compile: seconds at the first step, then quicker steps. frozen: with the weights as
+    constants, which pays for few clients at a time."""
     max_rows: int = Field(256, ge=1)
     """Most answers decoded at once, for each model."""
     kv_bytes: int = Field(2 << 30, ge=1)
