@@ -15,7 +15,7 @@ from tests.feedback.annotators import Log
 from tutelage.feedback.store import Store
 
 PEOPLE = 8
-SIZES = [(80, 1), pytest.param(1000, 10, marks=pytest.mark.real)]
+SIZES = [(80, 1), pytest.param(1000, 5, marks=pytest.mark.real)]
 SCRIPT = str(Path(__file__).with_name("annotators.py"))
 
 

@@ -261,7 +261,7 @@ def test_eight_threads_share_a_batch(store):
     assert counts == [2] * 36 + [8] * 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_ranking_is_read_back_as_it_was_said(tmp_path_factory, data):
     k = data.draw(st.integers(2, 6))

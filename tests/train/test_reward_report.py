@@ -102,7 +102,7 @@ def test_a_model_that_only_likes_length_is_seen_through() -> None:
 def test_taking_length_out_leaves_what_else_the_model_knows() -> None:
     rows, scores = long_and_short()
     for row, score in zip(rows, scores):
-        score[row["ranking"][0][0]] += 0.5  # half a point for the answer that people prefer
+        score[row["ranking"][0][0]] += 2.0  # the answer that people prefer; length makes 0.7 to 6.7
     length = full_report(rows, scores, [None] * len(rows))["length"]
     assert length["shorter_preferred"]["value"] < 0.5 < length["balanced"]["value"] < 1
     assert length["length_removed"]["value"] > length["balanced"]["value"]

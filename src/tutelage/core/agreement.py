@@ -187,7 +187,7 @@ class _Table:
             rows.append(np.stack([np.full(len(a), at), who[a], who[b], *met, when[a], when[b]], 1))
             voted.append(np.stack([np.full(len(who), at), who, *_against_majority(signs)], 1))
         columns = np.concatenate(rows).T
-        return _Table(*columns, voted=np.concatenate(voted))
+        return _Table(*[*columns, np.concatenate(voted)])
 
 
 def _meetings(signs: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -242,7 +242,7 @@ class _Measure:
 
     def _ratio(self, name: str, item: Array, tops: Array, bottoms: Array) -> dict[str, float | None]:
         sums = [np.bincount(item.astype(int), x, self.items) for x in (tops, bottoms)]
-        return _named(name, ratio_interval(*sums, weights=self.weights))
+        return _named(name, ratio_interval(sums[0], sums[1], self.weights))
 
     def _alpha(self, name: str, by_item: Array, level: Level) -> dict[str, float | None]:
         value = float(alpha(by_item.sum(0), level))

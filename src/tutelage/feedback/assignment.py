@@ -23,7 +23,7 @@ def _judged_by(person_id: int) -> Any:
 
 
 def _answered() -> Any:
-    """How many people have judged the item: those who skipped it, and files without an annotator, do not count."""
+    """How many people have judged the item: those who skipped it, and rankings from files, do not count."""
     return (
         select(func.count())
         .select_from(judgements.join(people, people.c.id == judgements.c.person_id))

@@ -269,6 +269,8 @@ def _record_rankings(c: Connection, new: Sequence[NewItem], known: Mapping[str, 
         before = judging.read(c, current)
         if before and (before[0].kind, before[0].groups) == (item.kind, groups):
             continue
+        if before and item.said.at is not None and item.said.at <= before[0].at.timestamp():
+            continue  # an older export does not undo a changed mind
         judging.record(c, who[key], number, replace(item.said, kind=item.kind, groups=groups, extra=extra))
 
 

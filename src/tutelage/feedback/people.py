@@ -66,18 +66,28 @@ def add(c: Connection, name: str, key: str | None, kind: str = "person", pseudon
 
 def imported(c: Connection, annotator: str | None, number: int) -> int:
     """The person that an imported row's annotator is, new if need be. Without one (None): the placeholder of the
-    `number`-th such judgement of one item, as the people behind them are unknown but not the same."""
+    `number`-th such judgement of one item, as the people behind them are unknown but not the same.
+
+    A file can name someone who has a key here only by the pseudonym that this store gave: what it says under the mere
+    name is kept apart, so that no file speaks for them.
+    """
     if annotator is None:
-        annotator, kind = f"imported {number + 1}", "import"
+        annotator, kind = f"imported {number + 1}", "unknown"
     else:
-        kind = "person"
-    annotator = " ".join(clean(annotator).split())[:LONGEST_NAME] or "?"
-    same = or_(people.c.name_key == _name_key(annotator), people.c.pseudonym == annotator)
-    found = c.scalar(select(people.c.id).where(same))
+        kind = "import"
+    plain = "".join(letter if letter.isprintable() else "?" for letter in " ".join(clean(annotator).split()))
+    annotator = plain[:LONGEST_NAME].strip() or "?"
+    found = c.scalar(select(people.c.id).where(people.c.pseudonym == annotator))
     if found is not None:
         return int(found)
-    # a pseudonym that another store gave stays, so that exports of both name the same person alike
-    return add(c, annotator, None, kind, annotator if _PSEUDONYM.fullmatch(annotator) else None)
+    for name in (annotator, f"{annotator[: LONGEST_NAME - 11]} (imported)"):
+        row = c.execute(select(people.c.id, people.c.kind).where(people.c.name_key == _name_key(name))).first()
+        if row is None:
+            # a pseudonym that another store gave stays, so that exports of both name the same person alike
+            return add(c, name, None, kind, name if _PSEUDONYM.fullmatch(name) else None)
+        if row.kind != "person":
+            return int(row.id)
+    raise DataError(f"annotator {annotator!r}: the store has people of that name and of {name!r}; rename it")
 
 
 def need(c: Connection, person_id: int) -> Person:
@@ -105,7 +115,8 @@ def renew_key(c: Connection, person_id: int) -> str:
     """A new key for the person; the old one ends."""
     need(c, person_id)
     key = make_key()
-    c.execute(update(people).where(people.c.id == person_id).values(key_hash=hash_key(key)))
+    # whoever has a key judges here, even one whose name came with a file
+    c.execute(update(people).where(people.c.id == person_id).values(key_hash=hash_key(key), kind="person"))
     return key
 
 
@@ -118,8 +129,8 @@ def by_name(c: Connection, name: str) -> Person | None:
 
 
 def everyone(c: Connection) -> list[Person]:
-    """All people, placeholders of imported files left out."""
-    chosen = select(people.c.id, people.c.name).where(people.c.kind == "person").order_by(people.c.id)
+    """All people, placeholders for unknown ones left out."""
+    chosen = select(people.c.id, people.c.name).where(people.c.kind != "unknown").order_by(people.c.id)
     return [Person(row.id, row.name) for row in c.execute(chosen)]
 
 

@@ -11,6 +11,7 @@ import hashlib
 import time
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from datasketch import MinHash
@@ -54,28 +55,42 @@ def add_demonstration(
     return insert_one(c, demonstrations, row)
 
 
-def add_prompt(c: Connection, prompt: Prompt, person_id: int, consent: bool) -> int | None:
-    """Keep a prompt; its id, or None when it is not kept: no consent, or the store has it or one much like it."""
-    need(c, person_id)
+@dataclass(frozen=True)
+class NewPrompt:
+    """A prompt with what is looked up and kept about it."""
+
+    prompt: Prompt
+    text: str
+    hash: str
+    bands: list[str]
+    personal: list[str]
+
+
+def examine(prompt: Prompt) -> NewPrompt:
+    """What add_prompt wants to know, worked out before its transaction begins: others wait for that. DataError for
+    what is no prompt."""
     prompt = _checked(prompt)
-    if consent is not True:
-        return None
     text = _text(prompt)
-    key = digest(_folded(text))
-    bands = _bands(text)
-    if c.scalar(select(prompts.c.id).where(prompts.c.hash == key)) is not None or _has_near(c, text, bands):
+    personal = sorted({kind for kind, _, _ in find_personal(text)})
+    return NewPrompt(prompt, text, digest(_folded(text)), _bands(text), personal)
+
+
+def add_prompt(c: Connection, new: NewPrompt, person_id: int) -> int | None:
+    """Keep a prompt whose writer agreed; its id, or None when the store has it or one much like it."""
+    need(c, person_id)
+    if c.scalar(select(prompts.c.id).where(prompts.c.hash == new.hash)) is not None or _has_near(c, new):
         return None
     pseudonym = c.scalar(select(people.c.pseudonym).where(people.c.id == person_id))
     row = {
         "person_id": person_id,
-        "prompt": prompt,
-        "hash": key,
-        "personal": sorted({kind for kind, _, _ in find_personal(text)}),
+        "prompt": new.prompt,
+        "hash": new.hash,
+        "personal": new.personal,
         "split": split_of(str(pseudonym)),
         "created_at": time.time(),
     }
     number = insert_one(c, prompts, row)
-    c.execute(insert(prompt_bands), [{"prompt_id": number, "band": b, "value": v} for b, v in enumerate(bands)])
+    c.execute(insert(prompt_bands), [{"prompt_id": number, "band": b, "value": v} for b, v in enumerate(new.bands)])
     return number
 
 
@@ -116,11 +131,11 @@ def _bands(text: str) -> list[str]:
     return [hashlib.blake2b(band.tobytes(), digest_size=12).hexdigest() for band in values]
 
 
-def _has_near(c: Connection, text: str, bands: list[str]) -> bool:
+def _has_near(c: Connection, new: NewPrompt) -> bool:
     """Whether a stored prompt is nearly the same; those that share a band are compared in full."""
-    shared = or_(*(and_(prompt_bands.c.value == v, prompt_bands.c.band == b) for b, v in enumerate(bands)))
+    shared = or_(*(and_(prompt_bands.c.value == v, prompt_bands.c.band == b) for b, v in enumerate(new.bands)))
     ids = select(prompt_bands.c.prompt_id).where(shared).distinct().limit(200)
-    grams = _grams(text)
+    grams = _grams(new.text)
     for other in c.scalars(select(prompts.c.prompt).where(prompts.c.id.in_(ids))):
         theirs = _grams(_text(other))
         if len(grams & theirs) >= NEAR * len(grams | theirs):

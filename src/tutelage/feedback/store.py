@@ -192,7 +192,8 @@ class Store:
 
     def add_prompt(self, prompt: Prompt, person_id: int, consent: bool) -> int | None:
         """Keep a prompt; its id, or None when it is not kept: without consent, or when one nearly the same is there."""
-        return self._change(lambda c: prompts.add_prompt(c, prompt, person_id, consent))
+        new = prompts.examine(prompt)
+        return self._change(lambda c: prompts.add_prompt(c, new, person_id)) if consent is True else None
 
     def add_vote(
         self,

@@ -47,7 +47,8 @@ people = _table(
     Column("name_key", Text, nullable=False, unique=True),  # so that "Ann" and "ann" are one name
     Column("pseudonym", Text, nullable=False, unique=True),
     Column("key_hash", Text, unique=True),
-    Column("kind", Text, nullable=False),  # "person"; "import": stands for rankings whose file names no annotator
+    # "person"; "import": an annotator whom an imported file names; "unknown": one whom it does not name
+    Column("kind", Text, nullable=False),
     Column("created_at", Float, nullable=False),
 )
 batches = _table(

@@ -56,8 +56,8 @@ def sheets(report: Report) -> list[Sheet]:
         for line in mappings(people.get("per_annotator"))
     ]  # fmt: skip
     if lines:
-        columns = ["annotator", "rankings", "with the others", "95%", "tau", "with the model", "95%"]
-        out.append(Sheet("people", columns, lines))
+        columns = ["annotator", "rankings", "others", "95%", "tau", "model", "95%"]
+        out.append(Sheet("each person's agreement with the others, and with the model", columns, lines))
     return out
 
 
@@ -74,8 +74,9 @@ def curve_sheet(summary: Mapping[str, Any]) -> Sheet | None:
     for name, words in (("people_agreement", "one person with another"), ("truth_agreement", "true scores")):
         if name in summary:
             rows.append([words, "", "", "", _value(summary, name), _bounds(summary, name), ""])
-    label = "with one person" if key == "model_agreement" else "accuracy"
-    return Sheet("reward models", ["model", "prompts", "comparisons", "seed", label, "95%", "as the true scores"], rows)
+    label = "person" if key == "model_agreement" else "label"
+    title = "reward models: agreement with one {}, and with the true scores where they are known"
+    return Sheet(title.format(label), ["model", "prompts", "pairs", "seed", label, "95%", "truth"], rows)
 
 
 def folder_sheets(folder: Path) -> list[Sheet]:
@@ -90,7 +91,7 @@ def console_tables(folder: Path) -> list[Table]:
     for sheet in folder_sheets(folder):
         table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, name in enumerate(sheet.columns):
-            table.add_column(name, justify="right" if number else "left")
+            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
         for row in sheet.rows:
             table.add_row(*map(Text, row))
         out.append(table)

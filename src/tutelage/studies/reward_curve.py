@@ -1,5 +1,6 @@
 """Claim: with more comparisons and a bigger model, a reward model comes to agree with one person as people agree with
-one another (InstructGPT sec. 3.5 and app. E: 72.4% of its training labellers' comparisons, who agree on 72.6%).
+one another (Stiennon et al. 2020, fig. 6; InstructGPT: its reward model follows 72.4% of its labellers' comparisons,
+sec. 4.1, who agree with one another on 72.6%, sec. 3.4).
 
 Reward models are trained on nested subsets of the comparisons, from language models of several sizes, and each is laid
 beside the people on the same held-out prompts, counted as one more person. On the embedded world people are simulated
@@ -17,7 +18,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tutelage.core.atomic import write_atomic
-from tutelage.core.config import StageConfig
+from tutelage.core.config import StageConfig, build
 from tutelage.core.rundir import RunDir
 from tutelage.model.hub import load_model, parameter_count
 from tutelage.report.plots import Panel, save_figure
@@ -33,6 +34,8 @@ from tutelage.train.sources import is_world, rankings, world
 
 Rows = list[dict[str, Any]]
 BOUNDS = ("", "_low", "_high")
+SFT_OPTIMIZER = {"name": "muon", "lr": 4e-3, "muon_lr": 0.01, "decay": 0.7}
+"""That of recipes/demo.toml."""
 
 
 class RewardCurveConfig(StageConfig):
@@ -53,9 +56,10 @@ class RewardCurveConfig(StageConfig):
     """Answers a prompt, of the embedded world."""
     people: int = Field(5, ge=2)
     """Simulated people. They take turns at the training prompts, and all of them rank every held-out one."""
-    noise: float = Field(0.2, ge=0)
-    """Of each person's impression of an answer, on the scale 0..1 of the true score."""
-    features: bool = False
+    noise: float = Field(0.35, ge=0)
+    """Of each person's impression of an answer, on the true score's scale 0..1; at 0.35 people agree about as often as
+    InstructGPT's labellers (73%)."""
+    features: bool = True
     """Log-prob features of the language model beside the hidden state."""
     passes: float = Field(3.0, gt=0)
     """Passes over the subset, but at least `min_steps` steps."""
@@ -86,13 +90,13 @@ class RewardCurveConfig(StageConfig):
 def run(config: RewardCurveConfig, run: RunDir) -> dict[str, Any]:
     """Train every cell, write the table (summary.json) and figures/study.png."""
     files = [write_rankings(config, run, seed) for seed in range(config.seeds)]
-    cells = []
+    cells: Rows = []
     for name in config.models:
         base = _base(config, run, name)
         parameters = parameter_count(load_model(base)[0])
         for seed, (train, held, comparisons) in enumerate(files):
             for count in sorted({min(n, len(comparisons)) for n in config.prompts}):
-                cell = {"model": name.removeprefix("preset:"), "parameters": parameters, "prompts": count,
+                cell = {"model": label_of(name), "parameters": parameters, "prompts": count,
                         "comparisons": sum(comparisons[:count]), "seed": seed}  # fmt: skip
                 cells.append(cell | _cell(config, run, base, cell, (train, held)))
     people = read_report(run.path / cells[0]["run"]).get("people") or {}
@@ -126,15 +130,20 @@ def _base(config: RewardCurveConfig, run: RunDir, name: str) -> str:
         return name
     data, seed, size = config.data, config.seed, name.removeprefix("preset:")
     words, text, base, tuned = (str(run.path / part) for part in ("tokenizer", "text", f"base-{size}", f"sft-{size}"))
-    stage(run, "tokenizer", tokenizer.TokenizerConfig(data=data, seed=seed), tokenizer.run)
-    stage(run, "text", prepare.PrepareConfig(tokenizer=words, data=data, documents=config.documents, seed=seed),
-          prepare.run)  # fmt: skip
-    made = pretrain.PretrainConfig(data=text, tokenizer=words, model=name, order="file", steps=config.text_steps,
-                                   eval_every=0, seed=seed)  # fmt: skip
+    stage(run, "tokenizer", build(tokenizer.TokenizerConfig, {"data": data, "seed": seed}), tokenizer.run)
+    texts = build(prepare.PrepareConfig, {
+        "tokenizer": words, "data": data, "documents": config.documents, "seed": seed,
+    })  # fmt: skip
+    stage(run, "text", texts, prepare.run)
+    made = build(pretrain.PretrainConfig, {
+        "data": text, "tokenizer": words, "model": name, "order": "file", "steps": config.text_steps, "eval_every": 0,
+        "seed": seed,
+    })  # fmt: skip
     stage(run, Path(base).name, made, pretrain.run)
-    optimizer = OptimConfig(name="muon", lr=4e-3, muon_lr=0.01, decay=0.7)  # recipes/demo.toml
-    asked = sft.SftConfig(model=base, data=data, steps=config.sft_steps, batch_size=64, eval_every=0, seed=seed,
-                          rows=64 * config.sft_steps, optimizer=optimizer)  # fmt: skip
+    asked = build(sft.SftConfig, {
+        "model": base, "data": data, "steps": config.sft_steps, "batch_size": 64, "rows": 64 * config.sft_steps,
+        "eval_every": 0, "seed": seed, "optimizer": SFT_OPTIMIZER,
+    })  # fmt: skip
     stage(run, Path(tuned).name, asked, sft.run)
     return tuned
 
@@ -145,15 +154,21 @@ def _cell(
     """Train and measure one reward model."""
     count, seed = cell["prompts"], cell["seed"]
     steps = max(config.min_steps, round(config.passes * count / config.batch_size))
-    name = f"{Path(cell['model']).parent.name or 'rm'}-{Path(cell['model']).name}-{count}-{seed}"
-    found = stage(run, name, reward.RewardConfig(
-        model=base, data=files[0], held_out=files[1], rows=count, held_rows=config.held_rows, features=config.features,
-        steps=steps, batch_size=config.batch_size, max_length=config.max_length, save_every=0,
-        optimizer=config.optimizer, seed=config.seed + seed,
-    ), reward.run)  # fmt: skip
+    name = f"rm-{cell['model'].replace('/', '-')}-{count}-{seed}"
+    trained = build(reward.RewardConfig, {
+        "model": base, "data": files[0], "held_out": files[1], "rows": count, "held_rows": config.held_rows,
+        "features": config.features, "steps": steps, "batch_size": config.batch_size, "max_length": config.max_length,
+        "save_every": 0, "optimizer": config.optimizer, "seed": config.seed + seed,
+    })  # fmt: skip
+    found = stage(run, name, trained, reward.run)
     kept = ("model_agreement", "accuracy", "gold_accuracy", "right_over_wrong", "train_accuracy", "calibration_error")
     keys = [f"{key}{end}" for key in kept for end in BOUNDS]
     return {"run": name, "steps": steps, **{key: found[key] for key in keys if key in found}}
+
+
+def label_of(model: str) -> str:
+    """A preset's name, or the last two parts of a path or hub id."""
+    return model.removeprefix("preset:") if model.startswith("preset:") else "/".join(Path(model).parts[-2:])
 
 
 def measure(cells: Sequence[dict[str, Any]]) -> str:
