@@ -43,22 +43,22 @@ function byPerson() {
     const name = line.you ? `${person.name} (${t("report.you")})` : `${t("report.person")} ${line.number ?? ""}`;
     const share = own.agreement ?? null;
     return el("tr", { class: line.you && "you" },
-      el("td", {}, el("bdi", {}, name)), cell(line.judged), cell(line.skipped), cell(line.all_bad), cell(line.flags),
-      cell(line.seconds === null ? null : line.seconds.toFixed(0)),
+      el("td", {}, el("bdi", {}, name)),
       el("td", { class: "bar-cell" },
         share !== null && el("progress", { max: 1, value: share, "aria-hidden": "true" }),
         el("span", { class: "number small" }, percent(share), " ", el("span", { class: "muted" }, interval(own, "agreement", percent)))),
-      cell(decimal(own.kendall_tau)));
+      cell(decimal(own.kendall_tau)), cell(line.judged), cell(line.skipped), cell(line.all_bad), cell(line.flags),
+      cell(line.seconds === null ? null : line.seconds.toFixed(0)));
   });
   return el("section", { class: "card stack" }, el("h2", {}, t("report.by")),
     el("div", { class: "table-scroll", tabindex: "0", role: "region", "aria-label": t("report.by") },
       el("table", { id: "people" },
         el("thead", {}, el("tr", {},
           el("th", { scope: "col" }, t("report.person")),
-          ["report.judged", "report.skipped", "allBad", "report.flags", "report.seconds"].map((key) =>
-            el("th", { scope: "col", class: "number" }, t(key))),
           el("th", { scope: "col" }, t("report.pairs")),
-          el("th", { scope: "col", class: "number" }, "τ"))),
+          el("th", { scope: "col", class: "number" }, "τ"),
+          ["report.judged", "report.skipped", "allBad", "report.flags", "report.seconds"].map((key) =>
+            el("th", { scope: "col", class: "number" }, t(key))))),
         el("tbody", {}, rows))));
 }
 
