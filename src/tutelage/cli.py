@@ -141,22 +141,6 @@ class ServeCommand(StageCommand):
         return ServeConfig
 
 
-@app.command(cls=ServeCommand)
-def serve(words: Words = None) -> None:
-    """Serve models over OpenAI's API, and the pages: tutelage serve runs/demo port=8000
-
-    Several models or servers' addresses at once: tutelage serve runs/demo/sft runs/other http://127.0.0.1:9000/v1
-
-    For others than this machine: tutelage serve keys=keys.json new_key=alice, then tutelage serve runs/demo
-    host=0.0.0.0 keys=keys.json
-    """
-    plain, values = _words(words, "tutelage serve runs/demo port=8000")
-    from tutelage.pipeline.chat import best_of, models_of
-    from tutelage.serve.run import serve as run_server
-
-    run_server(plain, values, models_of, best_of)
-
-
 @app.command("run")
 def run_(words: Words = None) -> None:
     """Run a recipe; a stage's key is stage.key. Example: tutelage run recipes/demo.toml out=runs/demo ppo.updates=30"""
@@ -280,6 +264,22 @@ class LabelCommand(StageCommand):
         from tutelage.serve.label import LabelConfig
 
         return LabelConfig
+
+
+@app.command(cls=ServeCommand)
+def serve(words: Words = None) -> None:
+    """Serve models over OpenAI's API, and the pages: tutelage serve runs/demo port=8000
+
+    Several models or servers' addresses at once: tutelage serve runs/demo/sft runs/other http://127.0.0.1:9000/v1
+
+    For others than this machine: tutelage serve keys=keys.json new_key=alice, then tutelage serve runs/demo
+    host=0.0.0.0 keys=keys.json
+    """
+    plain, values = _words(words, "tutelage serve runs/demo port=8000")
+    from tutelage.pipeline.chat import best_of, models_of
+    from tutelage.serve.run import serve as run_server
+
+    run_server(plain, values, models_of, best_of)
 
 
 @app.command(cls=LabelCommand)

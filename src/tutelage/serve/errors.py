@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from tutelage.core.errors import TutelageError
+from tutelage.core.errors import RunError, TutelageError
 
 log = logging.getLogger("tutelage")
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -94,6 +94,11 @@ def install(app: FastAPI) -> None:
         if problem.status_code == 405 and (allowed := _methods(app, request.url.path)):
             headers["Allow"] = ", ".join(allowed)  # of every route of this path; Starlette names the first one's
         return ApiError(problem.status_code, str(words), headers=headers).response()
+
+    @app.exception_handler(RunError)
+    async def _disk(_: Request, problem: RunError) -> Response:
+        # it is the server's own disk or directory that refuses, not the request
+        return ApiError(503, str(problem), headers={"Retry-After": "30"}).response()
 
     @app.exception_handler(TutelageError)
     async def _ours(_: Request, problem: TutelageError) -> Response:

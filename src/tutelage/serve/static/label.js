@@ -3,7 +3,7 @@
 import { $, ApiError, announce, el, prose, say, show, token } from "./common/dom.js";
 import { onLanguage, register, t } from "./common/i18n.js";
 import { bar, signIn, signOut } from "./common/shell.js";
-import { render } from "./chat/markdown.js";
+import { render } from "./common/markdown.js";
 import { Board } from "./label/board.js";
 import { Clock, clockWords, draftOf, dropDraft, keepDraft } from "./label/keeping.js";
 import { help, listen } from "./label/keys.js";

@@ -5,7 +5,7 @@ import { t } from "../common/i18n.js";
 import { tokenCount, tokensPerSecond } from "./answers.js";
 import { icon } from "./icons.js";
 import { legend, renderTokens } from "./logprobs.js";
-import { render } from "./markdown.js";
+import { render } from "../common/markdown.js";
 
 export function iconButton(name, words, onclick, props = {}) {
   return el(

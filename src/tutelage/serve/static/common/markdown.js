@@ -1,6 +1,6 @@
 // A small part of Markdown as DOM nodes: every character of the text ends in a text node, never in markup.
 
-import { el } from "../common/dom.js";
+import { el } from "./dom.js";
 
 const INLINE = /(`+)(.+?)\1|\*\*(?=\S)([^*]+?)\*\*|(?<![\w*])\*(?=\S)([^*\n]+?)\*(?![\w*])/gs;
 
