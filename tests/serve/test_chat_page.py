@@ -128,7 +128,7 @@ def test_stop_frees_the_place_on_the_server(visit: Any, served: Running) -> None
     here.page.select_option("#model", "slow")
     here.most_tokens(1500)
     here.say("tell me a long story", wait=False)
-    until(lambda: here.answers() and len(here.answers()[0]) > 20, 10)
+    until(lambda: here.answers() and len(here.answers()[0]) > 20, 60)
     assert served.metric("tutelage_running_rows") == 1
     here.page.click("#stop")
     here.done()
@@ -142,12 +142,12 @@ def test_a_page_that_is_left_frees_the_place_too(visit: Any, served: Running) ->
     here.page.select_option("#model", "slow")
     here.most_tokens(1500)
     here.say("tell me a long story", wait=False)
-    until(lambda: here.answers() and len(here.answers()[0]) > 20, 10)
+    until(lambda: here.answers() and len(here.answers()[0]) > 20, 60)
     here.page.wait_for_timeout(1200)  # what has come is kept every second
     here.page.reload()
     until(lambda: served.metric("tutelage_running_rows") == 0, 5)
     here.page.wait_for_selector(".message.assistant")
-    assert here.answers()[0] and "stopped" in here.page.inner_text(".facts")
+    until(lambda: here.answers()[0] and "stopped" in here.page.inner_text(".facts"))
 
 
 def test_answering_again_and_editing_keep_every_version(visit: Any) -> None:
