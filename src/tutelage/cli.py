@@ -42,6 +42,18 @@ MAIN = {
         "Improve a model against a reward (PPO-ptx).",
         "model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
     ),
+    "constitution": (
+        "Constitutional AI: a model criticises and revises its own answers by principles.",
+        "model=runs/sft data=red-team.jsonl helpful=prompts.jsonl out=runs/constitution",
+    ),
+    "feedback": (
+        "Constitutional AI: a model labels pairs of answers by principles.",
+        "model=runs/sl judge=runs/sft data=red-team.jsonl mix=runs/rank out=runs/feedback",
+    ),
+    "conduct": (
+        "Measure harmful answers, helpfulness and over-refusal.",
+        "model=runs/sl data=red-team.jsonl helpful=prompts.jsonl out=runs/conduct",
+    ),
     "icl": (
         "In-context learning on a task; lists make a sweep.",
         'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',

@@ -26,11 +26,16 @@ STAGES = {
     "rank": "RankConfig",
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
+    "constitution": "ConstitutionConfig",
+    "feedback": "FeedbackConfig",
+    "conduct": "ConductConfig",
     "icl": "IclConfig",
 }
 STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
-INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
+INPUTS = (
+    "tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data", "helpful", "constitution", "mix",
+)  # fmt: skip
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
 
 
@@ -108,7 +113,7 @@ def files_of(config: BaseModel) -> dict[str, str]:
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
     functions = ("judge", "reward", "gold")
-    for name in ("data", "held_out", "ptx_data", *functions):
+    for name in ("data", "held_out", "ptx_data", "helpful", "mix", *functions):
         given = getattr(config, name, None)
         if not isinstance(given, str) or given.startswith(NO_FILES):
             continue
