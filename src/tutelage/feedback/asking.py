@@ -1,5 +1,5 @@
-"""One way to put a transcript before any engine: as text that a base model continues, or quoted in a user's message that a
-chat model answers; locally or over HTTP."""
+"""One way to put a transcript before any engine: as text that a base model continues, or quoted in a user's message
+that a chat model answers; locally or over HTTP."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Style = Literal["auto", "chat", "text"]
 
 @dataclass
 class Asker:
-    """An engine with the way it is spoken to. `style`: chat quotes transcripts in a user's message; text continues them;
-    auto is chat for a server and for a model with a chat template."""
+    """An engine with the way it is spoken to. `style`: chat quotes transcripts in a user's message; text continues
+    them; auto is chat for a server and for a model with a chat template."""
 
     engine: LocalEngine | RemoteEngine
     form: Format

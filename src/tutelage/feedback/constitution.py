@@ -67,12 +67,12 @@ class Format(_Strict):
     critique: str = "\n\nCritiqueRequest: {request}\n\nCritique:"
     revision: str = "\n\nRevisionRequest: {request}\n\nRevision:"
     choice: str = (
-        "Consider the following conversation between a human and an assistant:\n{conversation}\n\n{principle} Options:\n"
-        " (A) [[[{a}]]]\n (B) [[[{b}]]]\n\nThe answer is:"
+        "Consider the following conversation between a human and an assistant:\n{conversation}\n\n{principle} "
+        "Options:\n (A) [[[{a}]]]\n (B) [[[{b}]]]\n\nThe answer is:"
     )
     reason: str = (
-        "\n\nHuman: Consider the following conversation between a human and an assistant:\n{conversation}\n\n{principle}\n"
-        " (A) [[[{a}]]]\n (B) [[[{b}]]]\n\nAssistant: Let's think step by step:"
+        "\n\nHuman: Consider the following conversation between a human and an assistant:\n{conversation}\n\n"
+        "{principle}\n (A) [[[{a}]]]\n (B) [[[{b}]]]\n\nAssistant: Let's think step by step:"
     )
     conclude: str = " {reasoning}\n\nHuman:\nSo the answer is:"
     options: tuple[str, str] = (" (A)", " (B)")
@@ -110,8 +110,8 @@ def load_constitution(name: str) -> Constitution:
     """"general" (ours), "schoolroom" (the embedded world's), a .toml file, the paper's folder of .json files, or its
     CritiqueRevisionInstructions.json alone. ConfigError names the file and key that is wrong."""
     if name in BUILT_IN:
-        package, path = BUILT_IN[name]
-        return _of_toml(Path(str(files(package).joinpath(path))))
+        package, inside = BUILT_IN[name]
+        return _of_toml(Path(str(files(package).joinpath(inside))))
     path = Path(name)
     if path.is_dir():
         return _of_folder(path)
@@ -119,7 +119,8 @@ def load_constitution(name: str) -> Constitution:
         return Constitution(principles=_instructions(path), preferences=[])
     if path.suffix == ".toml":
         return _of_toml(path)
-    raise ConfigError(f"constitution={name!r}: expected {', '.join(BUILT_IN)}, a .toml file, or a folder of .json files")
+    known = ", ".join(BUILT_IN)
+    raise ConfigError(f"constitution={name!r}: expected {known}, a .toml file, or a folder of .json files")
 
 
 def _of_toml(path: Path) -> Constitution:
@@ -157,17 +158,17 @@ def _of_folder(folder: Path) -> Constitution:
     def optional(name: str) -> Any:
         return _json(folder / name) if (folder / name).is_file() else []
 
-    choices = [
+    choices: list[Choice | str] = [
         Choice(human=_after(row["prompt"], "Human:"), better=row["corrects"][0], worse=row["incorrects"][0])
         for row in _rows(folder / CHOICES, optional(CHOICES), ("prompt", "corrects", "incorrects"))
     ]
-    reasonings = [row["prompt"] for row in _rows(folder / REASONINGS, optional(REASONINGS), ("prompt",))]
+    thought = _rows(folder / REASONINGS, optional(REASONINGS), ("prompt",))
     # each ends with "Human:" for the turn that follows, which the conversation brings itself
-    examples = [re.sub(r"\s*Human:\s*$", "", text).strip() for text in optional(EXAMPLES)]
+    examples: list[Example | str] = [re.sub(r"\s*Human:\s*$", "", text).strip() for text in optional(EXAMPLES)]
     preferences = [text.strip().removesuffix("Options:").strip() for text in optional(PREFERENCES)]
     return Constitution(
         principles=_instructions(folder / CRITIQUES), preferences=preferences, examples=examples, choices=choices,
-        reasonings=reasonings,
+        reasonings=[row["prompt"] for row in thought],
     )  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def _rows(path: Path, found: Any, keys: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _instructions(path: Path) -> list[Principle]:
-    """{"name": {"prompt": ["\\n\\nCritiqueRequest: ..\\n\\nCritique:"], "edit_request": "\\n\\nRevisionRequest: .."}}"""
+    """{"name": {"prompt": ["CritiqueRequest: .. Critique:"], "edit_request": "RevisionRequest: .. Revision:"}}"""
     found = _json(path)
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"{path}: expected an object of principles, each with prompt and edit_request")
@@ -200,7 +201,8 @@ def _instructions(path: Path) -> list[Principle]:
             out += [Principle(name=name, critique=_between(p, "CritiqueRequest:", "Critique:"), revision=asked)
                     for p in prompts]
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{path}: {name}: expected prompt (CritiqueRequest: .. Critique:) and edit_request") from None
+            words = "expected prompt (CritiqueRequest: .. Critique:) and edit_request"
+            raise ConfigError(f"{path}: {name}: {words}") from None
     return out
 
 
@@ -216,7 +218,7 @@ def _after(text: str, mark: str) -> str:
     return text.partition(mark)[2].removesuffix("Assistant:").partition("\n\nAssistant:")[0].strip()
 
 
-# ---- How it is put into words ------------------------------------------------------------------------------------------
+# ---- How it is put into words ----
 
 
 def transcript(form: Format, messages: Sequence[Message], answer: str | None = None) -> str:

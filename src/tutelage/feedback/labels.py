@@ -20,6 +20,7 @@ from tutelage.text.chat import as_messages
 Row = dict[str, Any]
 ALTERNATIVES = 20
 """How many of a token's alternatives a server is asked for: most give no more."""
+NO_LOGPROBS = "Soft labels need log-probs: give votes=8, which samples letters instead, or another judge"
 _CONCLUSION = re.compile(r"so,? the answer is\b", re.IGNORECASE)
 
 
@@ -27,9 +28,9 @@ _CONCLUSION = re.compile(r"so,? the answer is\b", re.IGNORECASE)
 class Labelling:
     """How a label is made.
 
-    `reason`: think first, and clamp the label to `clamp` (low, high). `principles`: labels by so many different ones are
-    averaged. `both_orders`: the answers are asked about in either order, which removes a liking for the first option.
-    `votes`: instead of reading log-probs, sample so many letters (for servers that give none).
+    `reason`: think first, and clamp the label to `clamp` (low, high). `principles`: labels by so many different ones
+    are averaged. `both_orders`: the answers are asked about in either order, which removes a liking for the first
+    option. `votes`: instead of reading log-probs, sample so many letters (for servers that give none).
     """
 
     reason: bool = False
@@ -81,7 +82,8 @@ def label_pairs(
     if settings.reason:
         _think(asker, asked, settings, out)
     fine = [a for a in asked if "error" not in out[a.pair]]
-    odds = _votes if settings.votes else _log_odds if isinstance(asker.engine, LocalEngine) or not asker.chat else _served
+    scored = isinstance(asker.engine, LocalEngine) or not asker.chat
+    odds = _votes if settings.votes else _log_odds if scored else _served
     for question, found in zip(fine, odds(asker, fine, settings), strict=True):
         if isinstance(found, str):
             out[question.pair].setdefault("error", found)
@@ -136,7 +138,7 @@ def _log_odds(asker: Asker, asked: Sequence[_Asked], settings: Labelling) -> lis
     for one, two in zip(scores[::2], scores[1::2], strict=True):
         problem = one.error or two.error
         if problem and not isinstance(engine, LocalEngine):
-            raise DataError(f"{problem}. Soft labels need log-probs: give votes=8, which samples letters, or another judge")
+            raise DataError(f"{problem}. {NO_LOGPROBS}")
         out.append(problem or _share(one.logprob, two.logprob))
     return out
 
@@ -168,8 +170,7 @@ def _of_letters(output: Output, options: tuple[str, str]) -> float:
     alternative: the share is then a bound."""
     top = output.completions[0].top_logprobs
     if not top:
-        raise DataError("the judge's server gives no log-probs of its tokens (logprobs, top_logprobs), which soft labels "
-                        "need: give votes=8, which samples letters, or another judge")  # fmt: skip
+        raise DataError(f"the judge's server gives no log-probs of its tokens (logprobs, top_logprobs). {NO_LOGPROBS}")
     letters = _letters(options)
     for alternatives in top:
         found = [_best(alternatives, letter) for letter in letters]

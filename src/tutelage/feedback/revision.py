@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Revising:
-    """How rounds are made. `temperature` is 1 in the paper; tokens are the longest answer (or revision) and critique."""
+    """How rounds are made. `temperature` is 1 in the paper; tokens are those of the longest answer or revision, and of
+    the longest critique."""
 
     rounds: int = 4
     temperature: float = 1.0
@@ -101,7 +102,8 @@ def _texts(outputs: Sequence[Output], out: list[Row], here: Sequence[int]) -> li
 
 def texts_of_round(row: Row, turn: int) -> str:
     """The answer as it stands after round `turn`; 0 is the first answer, and of a broken row the last there is."""
-    return str(row["rounds"][min(turn, len(row["rounds"])) - 1]["revision"] if turn and row["rounds"] else row["answer"])
+    rounds = row["rounds"][:turn]
+    return str(rounds[-1]["revision"] if rounds else row["answer"])
 
 
 def sft_rows(rows: Sequence[Row], keep: str) -> list[Row]:

@@ -147,8 +147,8 @@ def draw_lesson(name: str, rng: random.Random, split: str) -> Lesson:
 
 
 def draw(make: Make, rng: random.Random, split: str, name: str, divided: Container[str] | None = None) -> Lesson:
-    """A lesson of `make`, called `name`, that belongs to `split`; ConfigError if it seems to have none there. Where only
-    some keys are `divided` between the splits, the others belong to both."""
+    """A lesson of `make`, called `name`, that belongs to `split`; ConfigError if it seems to have none there. Where
+    only some keys are `divided` between the splits, the others belong to both."""
     cast, wanted = cast_of(split), split != "train"
     for _ in range(TRIES):
         lesson = make(rng, cast)

@@ -25,8 +25,9 @@ class World:
     """Documents, instructions and demonstrations of the world that `families` names.
 
     "demo": 11 families, frozen, as tuned in recipes/demo.toml. "full": every registered family. "full:who,critique":
-    some of them. "charter", "charter:talk", "charter:harm,alike": the world of Constitutional AI. "shapes.py" or "shapes.py:shape,who": the same after running that file, which registers families of
-    its own. A list of names: demo families if all of them are, else families of the full world.
+    some of them. "shapes.py" or "shapes.py:shape,who": the same after running that file, which registers families of
+    its own. "charter", "charter:talk", "charter:harm,alike": the world of Constitutional AI. A list of names: demo
+    families if all of them are, else families of the full world.
     """
 
     def __init__(self, seed: int = 0, families: str | Sequence[str] = "demo"):

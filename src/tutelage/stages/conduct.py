@@ -51,7 +51,8 @@ def run(config: ConductConfig, run: RunDir) -> dict[str, Any]:
     for data, harmful in ((config.data, True), (config.helpful, False)):
         if data:
             seed = stream_seed(config.seed, "conduct", data) % 2**31
-            rows += [{**row, "harmful": harmful} for row in prompts(data, config.split, config.prompts, seed, run.bad_rows)]
+            found = prompts(data, config.split, config.prompts, seed, run.bad_rows)
+            rows += [{**row, "harmful": harmful} for row in found]
     judge = judge_named(config.judge, is_world(config.data))
     params = SamplingParams(config.max_tokens, config.temperature, stop=asker.stops(), seed=config.seed)
     outputs = asker.answers([as_messages({"prompt": row["prompt"]}) for row in rows], [params] * len(rows))

@@ -1,5 +1,5 @@
-"""Constitutional AI's supervised stage (Bai et al. 2022, sec. 3): a model answers red-team prompts, criticises and revises
-its own answers by sampled principles; every revision becomes a row for `sft`, beside answers to harmless prompts."""
+"""Constitutional AI's supervised stage (Bai et al. 2022, sec. 3): a model answers red-team prompts, criticises and
+revises its own answers by sampled principles; the revisions become rows for `sft`, beside answers to other prompts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class ConstitutionConfig(StageConfig):
     batch: int = Field(128, ge=1)
     """Prompts taken through all rounds together and then written; a kill loses at most these."""
     measure: int = Field(0, ge=0)
-    """So many held-out prompts of `data`, and as many of `helpful`, go through the same rounds and are judged after each."""
+    """So many held-out prompts of `data`, and as many of `helpful`, go through the same rounds and are judged after
+    each."""
     judge: str | None = None
     """Who judges them: world (the embedded world's program, where the data is its), phrases (whether they decline), a
     run directory of `reward`, or file.py:function. By default the first that can."""
@@ -86,7 +87,7 @@ def run(config: ConstitutionConfig, run: RunDir) -> dict[str, Any]:
     helped = []
     if config.helpful:
         harmless = _prompts(config, config.helpful, "train", config.helpful_prompts, run)
-        helped = _rows(run, config, "helpful", harmless, lambda rows, first: _answer(asker, rows, config, first), asker, 1)
+        helped = _rows(run, config, "helpful", harmless, lambda rows, n: _answer(asker, rows, config, n), asker, 1)
     rows = sft_rows(made, config.keep) + [
         {"prompt": row["prompt"], "completion": text} for row in helped for text in row.get("answers", ()) if text
     ]
@@ -166,7 +167,8 @@ def _measured(
     by_round = []
     for turn in range(config.rounds + 1):
         by_round.append(summarise(judge(made, [texts_of_round(row, turn) for row in made])))
-    write_atomic(run.path / "metrics.jsonl", "".join(json.dumps({"step": i, **m}) + "\n" for i, m in enumerate(by_round)))
+    lines = [json.dumps({"step": turn, **measured}) for turn, measured in enumerate(by_round)]
+    write_atomic(run.path / "metrics.jsonl", "\n".join(lines) + "\n")
     first = {f"{key}_first": value for key, value in by_round[0].items() if not key.endswith("_n")}
     return {**by_round[-1], **first, "by_round": by_round}
 

@@ -1,5 +1,5 @@
-"""Constitutional AI's feedback (Bai et al. 2022, sec. 4): pairs of a model's answers to red-team prompts, labelled by a model
-that chooses by sampled principles; mixed with people's comparisons of helpfulness they train the preference model."""
+"""Constitutional AI's feedback (Bai et al. 2022, sec. 4): pairs of a model's answers to red-team prompts, labelled by a
+model that chooses by sampled principles; beside people's comparisons of helpfulness they train the preference model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FeedbackConfig(StageConfig):
     served: str | None = None
     """The model's name on a server."""
     judge: str | None = None
-    """The model that chooses: a run directory, folder, hub id, or a server's http://.../v1. By default the model itself."""
+    """The model that chooses: a run directory, folder, hub id, or a server's http://.../v1. By default `model`."""
     judge_served: str | None = None
     """The judge's name on a server."""
     constitution: str = "general"
@@ -84,8 +84,8 @@ class FeedbackConfig(StageConfig):
 
 
 def run(config: FeedbackConfig, run: RunDir) -> dict[str, Any]:
-    """Write labels.jsonl and heldout_labels.jsonl (everything), and of them, mixed with people's comparisons, rankings.jsonl
-    and heldout.jsonl, which `reward` takes as those of `rank`."""
+    """Write labels.jsonl and heldout_labels.jsonl (everything), and of them, mixed with people's comparisons,
+    rankings.jsonl and heldout.jsonl, which `reward` takes as those of `rank`."""
     constitution = load_constitution(config.constitution)
     model = load(config.model, model=config.served)
     judge = load(config.judge, model=config.judge_served) if config.judge else model
@@ -148,8 +148,10 @@ def _answered(asker: Asker, config: FeedbackConfig, name: str, rows: Sequence[Ro
     out = []
     for row, output in zip(rows, outputs, strict=True):
         texts = [c.text.strip() for c in output.completions]
-        more = {"error": output.error} if output.error else {"responses": texts} if texts[0] != texts[1] else {"same": texts[0]}
-        out.append({**row, **more})
+        if output.error:
+            out.append({**row, "error": output.error})
+        else:
+            out.append({**row, "responses": texts} if texts[0] != texts[1] else {**row, "same": texts[0]})
     return out
 
 
@@ -157,8 +159,8 @@ def _pair(row: Row) -> Row:
     """{"prompt", "chosen", "rejected", "p_chosen"} and the row's own columns."""
     p, texts = row["p_first"], row["responses"]
     better = 0 if p >= 0.5 else 1
-    kept = {k: row[k] for k in ("item", "principles") if k in row}
-    return {"prompt": row["prompt"], "chosen": texts[better], "rejected": texts[1 - better], "p_chosen": max(p, 1 - p), **kept}
+    pair = {"prompt": row["prompt"], "chosen": texts[better], "rejected": texts[1 - better], "p_chosen": max(p, 1 - p)}
+    return {**pair, "principles": row["principles"], **({"item": row["item"]} if "item" in row else {})}
 
 
 def _report(rows: Sequence[Row]) -> dict[str, Any]:
