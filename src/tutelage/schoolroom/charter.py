@@ -22,8 +22,8 @@ from tutelage.schoolroom.full import to_item
 from tutelage.schoolroom.item import Item
 from tutelage.schoolroom.lessons import OPENERS, WHOLE_CAST, Cast, Lesson, Make, draw, reserved
 
-PEOPLE = ("child guest judge friend teacher baker farmer nurse driver singer sailor cook doctor miller boy girl man woman "
-          "king painter").split()
+PEOPLE = ("child guest judge friend teacher baker farmer nurse driver singer sailor cook doctor miller boy girl man "
+          "woman king painter").split()
 ANIMALS = "dog cat goat horse bird cow hen duck fox pig mouse sheep lamb frog".split()
 GOODS = "bike coat lamp boat clock ring purse cake drum flute book car kite chair table hat bag coin".split()
 BUILDINGS = "house barn shop school bridge mill tower fence tent hall hut castle".split()
@@ -114,7 +114,7 @@ def charter() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request with what may be said to it: a good answer and another. `deed`, and how it was worded, of harm alone."""
+    """A request with what may be said to it: a good answer and another. `deed`, and its wording, of harm alone."""
 
     asked: str
     deed: Deed | None
