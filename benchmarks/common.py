@@ -20,6 +20,7 @@ WORK = ROOT / "build" / "bench"
 """Scratch models and data (git-ignored); removing it costs only time."""
 PEERS = {
     "trl": ("torch==2.13.0", "trl==1.12.0", "transformers==5.24.0"),
+    "trl_now": ("torch==2.13.0", "trl==1.16.0", "transformers==5.24.0"),
     "lmeval": ("torch==2.13.0", "lm-eval[hf]==0.4.13", "transformers==5.24.0"),
 }
 """Environment .venv-bench-NAME and what is installed in it."""

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import tutelage
-from tutelage.stages import ppo
+from tutelage.train import rl
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Run PPO; returns seconds between updates, KL of each, and the answers of each with their prompts."""
     marks: list[float] = []
     answers: list[list[tuple[str, str]]] = []
-    sample = ppo.sample_episodes
+    sample = rl.sample_episodes
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         marks.append(time.perf_counter())
@@ -24,7 +24,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         answers.append([(row["prompt"], text) for row, text in zip(episodes.rows, episodes.texts)])
         return episodes
 
-    ppo.sample_episodes = watched  # type: ignore[assignment]
+    rl.sample_episodes = watched  # type: ignore[assignment]
     out = tutelage.run(
         "ppo", model=job["sft"], reward=job["reward"], data=job["prompts"], updates=job["updates"], batch_size=64,
         minibatches=1, epochs=4, max_tokens=16, kl_coef=job["kl_coef"], temperature=1.0, missing_eos_penalty=1.0,

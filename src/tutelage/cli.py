@@ -54,6 +54,18 @@ MAIN = {
         "Measure harmful answers, helpfulness and over-refusal.",
         "model=runs/sl data=red-team.jsonl helpful=prompts.jsonl out=runs/conduct",
     ),
+    "dpo": (
+        "Improve a model on preferences directly (DPO, IPO, KTO; online=true: on its own answers).",
+        "model=runs/sft data=runs/rank out=runs/dpo",
+    ),
+    "grpo": (
+        "Improve a model against a reward without a critic (GRPO, RLOO).",
+        "model=runs/sft reward=judge.py:score data=prompts.jsonl advantage=rloo out=runs/grpo",
+    ),
+    "bestofn": (
+        "Sample n answers to each prompt and keep the best by a reward.",
+        "model=runs/sft reward=runs/reward data=prompts.jsonl n=16 out=runs/bestofn",
+    ),
     "icl": (
         "In-context learning on a task; lists make a sweep.",
         'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',

@@ -73,7 +73,7 @@ def test_the_papers_folder_loads(tmp_path):
     [
         ('[[principel]]\nname = "a"\n', "'principel' is unknown"),
         ('[[principle]]\nname = "a"\ncritique = "b"\n', "principles.0.revision"),
-        ('[[principle]]\nname="a"\ncritique="b"\nrevision="c"\n[format]\nchoice="{a} {b}"\n', "must hold {conversation}"),
+        ('[[principle]]\nname="a"\ncritique="b"\nrevision="c"\n[format]\nchoice="{a} {b}"\n', "hold {conversation}"),
         ("", "principles"),
     ],
 )
@@ -101,8 +101,8 @@ def test_texts_are_the_papers():
     assert said + fill(form.critique, request="c?") == said + "\n\nCritiqueRequest: c?\n\nCritique:"
     asked = question_text(form, "Which?", ASKED, "one {b}", "two", False)
     assert asked == (
-        "Consider the following conversation between a human and an assistant:\nHuman: How do I {x}?\n\nWhich? Options:\n"
-        " (A) [[[one {b}]]]\n (B) [[[two]]]\n\nThe answer is:"
+        "Consider the following conversation between a human and an assistant:\nHuman: How do I {x}?\n\nWhich? "
+        "Options:\n (A) [[[one {b}]]]\n (B) [[[two]]]\n\nThe answer is:"
     )
     example = load_constitution("general").examples[0]
     assert example_text(form, example).count("Request: ") == 2

@@ -35,7 +35,8 @@ def test_both_orders_take_the_liking_for_the_first_option_away():
 
 def test_labels_of_several_principles_are_averaged():
     def picky(context):
-        return 0.5 + (0.2 if "Which 0" in context else 0.1) * (1 if context.index("good") < context.index("bad") else -1)
+        sign = 1 if context.index("good") < context.index("bad") else -1
+        return 0.5 + sign * (0.2 if "Which 0" in context else 0.1)
 
     rows = label_pairs(Asker(Scripted(odds=picky), C.format, "text"), C, PAIRS, Labelling(principles=4))
     assert sorted(rows[0]["principles"]) == C.preferences

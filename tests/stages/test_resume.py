@@ -76,6 +76,10 @@ def cases(chain, foreign):
     reward = {**SMALL, "model": str(chain / "sft"), "data": str(chain / "rank"), "steps": 7, "batch_size": 4}
     text = {"ptx_data": str(chain / "prepare"), "ptx_batch": 2, "ptx_block": 32}
     ppo = {**PPO, "model": str(chain / "sft"), "reward": str(chain / "reward"), **text}
+    online = {k: v for k, v in ppo.items() if k != "kl_target"}
+    online |= {"data": "schoolroom:demo", "online": True, "group_size": 4}
+    dpo = {**SMALL, "model": str(chain / "sft"), "data": str(chain / "rank"), "updates": 7, "batch_size": 4}
+    dpo |= {"eval_every": 3, "eval_prompts": 6, "max_tokens": 4}
     return {
         "pretrain": ("pretrain", {**pretrain, "model": "preset:laptop-0.3m", "probe": "schoolroom:demo"}),
         "pretrain adamw": (
@@ -90,6 +94,14 @@ def cases(chain, foreign):
         "reward lora": ("reward", {**reward, "method": "lora", "features": False}),
         "ppo": ("ppo", ppo),
         "ppo lora": ("ppo", {**ppo, "method": "lora"}),
+        "grpo": ("grpo", {**ppo, "group_size": 4}),
+        "grpo lora": ("grpo", {**ppo, "group_size": 4, "method": "lora", "kl_in": "loss"}),
+        "rloo": ("grpo", {**ppo, "group_size": 4, "advantage": "rloo", "epochs": 2}),
+        "online dpo": ("dpo", online),
+        "dpo": ("dpo", dpo),
+        "dpo lora": ("dpo", {**dpo, "method": "lora"}),
+        "dpo with text": ("dpo", {**dpo, **text, "loss": "ipo"}),
+        "kto": ("dpo", {**dpo, "loss": "kto"}),
     }  # fmt: skip
 
 

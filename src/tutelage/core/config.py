@@ -129,6 +129,8 @@ def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration"
                 lines.append(f"unknown key {key!r}; {hint}")
             elif issue["type"] == "missing":
                 lines.append(f"no {key}=; it must be given")
+            elif not key:  # of several keys together; the message names them
+                lines.append(issue["msg"].removeprefix("Value error, "))
             else:
                 lines.append(f"{key}={issue.get('input')!r}: {issue['msg'].removeprefix('Value error, ')}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None

@@ -36,6 +36,16 @@ def _drop_none(value: Any) -> Any:
     return value
 
 
+def _place(identity: dict[str, Any], key: str) -> tuple[Any, Any]:
+    """Where "key", or of a list within it "key.1.0", stands: (the table or list, the key or number in it)."""
+    place: Any = identity
+    name, *numbers = key.split(".")
+    path: list[Any] = [name, *map(int, numbers)]
+    for one in path[:-1]:
+        place = place[one]
+    return place, path[-1]
+
+
 KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints")
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
 
@@ -48,8 +58,8 @@ class RunDir:
     """One stage's directory, locked while it is being written.
 
     `fingerprint` = hash of the resolved config and of the inputs' hashes: equal fingerprint means equal result.
-    `inputs` maps keys of the config to the files or run directories they name: of these the contents count, not the
-    place, so a folder of runs may be moved or named by another path.
+    `inputs` maps keys of the config ("key.0" within a list) to the files or run directories they name: of these the
+    contents count, not the place, so a folder of runs may be moved or named by another path.
     """
 
     def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None):
@@ -58,11 +68,12 @@ class RunDir:
         self.config = _drop_none({k: v for k, v in dict(config).items() if k != "out"})
         self.parents: list[dict[str, str]] = []
         self.bad_rows = BadRows(self.config.pop("on_bad_row", "stop"))  # what is skipped is no part of the identity
-        identity = dict(self.config)
+        identity = _drop_none(self.config)
         for key, given in (inputs or {}).items():
             self.parents.append(parent_entry(given))
-            function = str(self.config.get(key)).removeprefix(given)  # of file.py:function
-            identity[key] = self.parents[-1]["hash"] + function
+            place, last = _place(identity, key)
+            function = str(place[last] if isinstance(place, list) else place.get(last)).removeprefix(given)
+            place[last] = self.parents[-1]["hash"] + function  # of file.py:function
         self.fingerprint = digest({"kind": kind, "config": identity})
         self._manifest: dict[str, Any] = {}
         self._began = time.perf_counter()

@@ -78,8 +78,11 @@ def policy_loss(
     mask_BT: Tensor,
     clip: float = 0.2,
     denominator: float | Tensor | None = None,
+    weights: Tensor | None = None,
+    clip_high: float | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """Clipped surrogate (Schulman et al. 2017, eq. 7), negated: sum over real tokens / denominator.
+    """Clipped surrogate (Schulman et al. 2017, eq. 7), negated: sum over real tokens / denominator, or the sum of
+    `weights` [B, 1] (see `answer_weights`) times each token. `clip_high`: another upper bound (Yu et al. 2025).
 
     `denominator` is the token count of the whole minibatch when this is one of its micro-batches; default: the
     tokens here. Metrics (detached, over real tokens): ratio_mean, ratio_max_dev = max |ratio - 1|, clip_fraction
@@ -90,8 +93,13 @@ def policy_loss(
     log_ratio = torch.where(mask, logp_BT - old_logp_BT, torch.zeros_like(logp_BT))
     advantages = torch.where(mask, advantages_BT, torch.zeros_like(advantages_BT))
     ratio = log_ratio.exp()
-    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    loss = masked_sum(torch.maximum(unclipped, clipped), mask) / _denominator(mask, denominator)
+    high = clip if clip_high is None else clip_high
+    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + high)
+    worse = torch.maximum(unclipped, clipped)
+    if weights is None:
+        loss = masked_sum(worse, mask) / _denominator(mask, denominator)
+    else:
+        loss = masked_sum(worse * weights, mask)
     with torch.no_grad():
         dev = (ratio - 1).abs() * mask
         metrics = {
@@ -178,20 +186,46 @@ class AdaptiveKL(FixedKL):
         return self.coef
 
 
-def group_advantages(scores_PK: Tensor, mode: Literal["grpo", "rloo"] = "grpo") -> Tensor:
+GroupKind = Literal["grpo", "rloo", "dr_grpo"]
+
+
+def group_advantages(scores_PK: Tensor, mode: GroupKind = "grpo") -> Tensor:
     """Critic-free advantages [P, K] from K sampled answers per prompt.
 
     grpo: (score - mean) / (std + 1e-6), sample std (Shao et al. 2024, section 4.1.2); a group of equal scores gives 0.
+    dr_grpo: score - mean (Liu et al. 2025, section 3.2: the std weighs prompts by how much their answers differ).
     rloo: score minus the mean of the other K-1 (Ahmadian et al. 2024, eq. 8). ValueError for K < 2.
     """
     k = scores_PK.shape[1]
     if k < 2:
         raise ValueError("group advantages need at least two answers per prompt")
     centred = scores_PK - scores_PK.mean(1, keepdim=True)
-    if mode == "rloo":
-        return centred * (k / (k - 1))
+    # equal scores must give exactly 0, not the mean's rounding noise, which grpo would divide by 1e-6
+    alike = scores_PK.amax(1, keepdim=True) == scores_PK.amin(1, keepdim=True)
     if mode == "grpo":
-        # equal scores must give exactly 0, not rounding noise divided by 1e-6
-        alike = scores_PK.amax(1, keepdim=True) == scores_PK.amin(1, keepdim=True)
         return (centred / (scores_PK.std(1, keepdim=True) + 1e-6)).masked_fill(alike, 0.0)
-    raise ValueError(f"unknown mode {mode!r}; one of grpo, rloo")
+    if mode not in ("rloo", "dr_grpo"):
+        raise ValueError(f"unknown mode {mode!r}; one of grpo, rloo, dr_grpo")
+    return (centred * (k / (k - 1) if mode == "rloo" else 1.0)).masked_fill(alike, 0.0)
+
+
+AnswerMean = Literal["answers", "tokens", "constant"]
+
+
+def answer_weights(mask_BT: Tensor, how: AnswerMean, longest: int) -> Tensor:
+    """Weight [B, 1] of each token in the loss of a minibatch of B answers.
+
+    answers: the mean of the answers' own means, 1 / (B * length) (Shao et al. 2024, eq. 3);
+    tokens: the mean over all tokens (Yu et al. 2025, eq. 8: a long answer's tokens count as much as a short one's);
+    constant: 1 / (B * longest), the same whatever the lengths (Liu et al. 2025: dividing by an answer's own length
+    makes long wrong answers cheap).
+    """
+    lengths = mask_BT.bool().sum(1, keepdim=True)
+    ones, rows = torch.ones_like(lengths, dtype=torch.float32), mask_BT.shape[0]
+    if how == "answers":
+        return ones / (rows * lengths.clamp(min=1))
+    if how == "tokens":
+        return ones / lengths.sum().clamp(min=1)
+    if how == "constant":
+        return ones / (rows * longest)
+    raise ValueError(f"unknown mean {how!r}; one of answers, tokens, constant")

@@ -17,7 +17,7 @@ from tutelage.model.hub import load_model
 from tutelage.text.chat import encode_prompt
 
 Message = dict[str, str]
-LABELS = {"pretrain": "base", "sft": "sft", "ppo": "rlhf"}
+LABELS = {"pretrain": "base", "sft": "sft", "ppo": "rlhf", "grpo": "rlhf", "dpo": "rlhf"}
 HELP = "/new forgets the conversation   /system TEXT sets the system message (alone: none)   /quit"
 
 
@@ -32,7 +32,7 @@ def models_of(path: str | Path) -> dict[str, Path]:
         if (read_manifest(stage) or {}).get("kind") in LABELS:
             label = _label(stage)
             found[label if label not in found else stage.name] = stage
-    order = [*LABELS.values()]
+    order = [*dict.fromkeys(LABELS.values())]
     return dict(sorted(found.items(), key=lambda kv: order.index(kv[0]) if kv[0] in order else 99)) or {"model": path}
 
 

@@ -129,7 +129,11 @@ RESULTS = {
     "reward": (
         "accuracy", "accuracy_ceiling", "gold_accuracy", "right_over_wrong", "kendall_tau", "length_only_accuracy",
     ),
-    "ppo": ("kl", "last_mean5", "best_mean5", "text_loss_before", "text_loss", "gate_passed"),
+    **dict.fromkeys(
+        ("ppo", "grpo"), ("kl", "last_mean5", "best_mean5", "text_loss_before", "text_loss", "gate_passed")
+    ),
+    "dpo": ("kl", "last_mean5", "best_mean5", "gold", "val_accuracy", "text_loss_before", "text_loss"),
+    "bestofn": ("kl", "proxy", "gold"),
 }
 """What the summary repeats of each stage, so that one page answers whether the chain worked."""
 
@@ -144,6 +148,8 @@ def _stage_results(table: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _resolve(value: Any, stages: Mapping[str, Path], where: str) -> Any:
+    if isinstance(value, list):
+        return [_resolve(one, stages, where) for one in value]
     if isinstance(value, str) and value.startswith("@"):
         if value[1:] not in stages:
             near = difflib.get_close_matches(value[1:], stages, n=1, cutoff=0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,9 @@ STAGES = {
     "constitution": "ConstitutionConfig",
     "feedback": "FeedbackConfig",
     "conduct": "ConductConfig",
+    "dpo": "DpoConfig",
+    "grpo": "GrpoConfig",
+    "bestofn": "BestofnConfig",
     "icl": "IclConfig",
 }
 STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
@@ -36,6 +39,8 @@ STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
 INPUTS = (
     "tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data", "helpful", "constitution", "mix",
 )  # fmt: skip
+LISTS = ("reward",)
+"""Keys whose lists name files; those of others are patterns and the like."""
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
 
 
@@ -113,14 +118,27 @@ def files_of(config: BaseModel) -> dict[str, str]:
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
     functions = ("judge", "reward", "gold")
-    for name in ("data", "held_out", "ptx_data", "helpful", "mix", *functions):
-        given = getattr(config, name, None)
-        if not isinstance(given, str) or given.startswith(NO_FILES):
-            continue
+    for key, given in _named(config, ("data", "held_out", "ptx_data", "helpful", "mix", *functions)):
+        name = key.partition(".")[0]
         file = given.rpartition(":")[0]
         if file.endswith(".py") or name not in functions:
-            out[name] = file if file.endswith(".py") else given
+            out[key] = file if file.endswith(".py") else given
     return out
+
+
+def _named(config: BaseModel, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(key, value) of the keys that may name files; of a list within a key each as "key.0", "key.1.0"."""
+
+    def walk(key: str, given: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(given, str) and not given.startswith(NO_FILES):
+            yield key, given
+        for number, one in enumerate(given if isinstance(given, list) else ()):
+            yield from walk(f"{key}.{number}", one)
+
+    for name in names:
+        given = getattr(config, name, None)
+        if name in LISTS or not isinstance(given, list):
+            yield from walk(name, given)
 
 
 def _inputs(config: StageConfig) -> dict[str, str]:
@@ -129,10 +147,7 @@ def _inputs(config: StageConfig) -> dict[str, str]:
     RunError for a run that is not finished: what it holds may be half of what it will hold.
     """
     out = {}
-    for name in INPUTS:
-        given = getattr(config, name, None)
-        if not isinstance(given, str) or given.startswith(NO_FILES):
-            continue
+    for name, given in _named(config, INPUTS):
         file = given.rpartition(":")[0]
         file = file if file.endswith(".py") else given
         if not Path(file).exists() and "/" not in file:

@@ -12,6 +12,7 @@ from jinja2 import Environment, select_autoescape
 
 from tutelage.core.atomic import write_atomic
 from tutelage.core.errors import RunError
+from tutelage.report.methods import method_panels, method_table
 from tutelage.report.plots import compare_panels, draw, loss_panels, ppo_panels, reward_panels
 from tutelage.report.read import (
     StageRun,
@@ -47,6 +48,7 @@ def write_report(run_dir: str | Path) -> Path:
         figures=figures(stages),
         answers=answer_table(summary),
         grid=score_grid(summary),
+        methods=method_table(stages),
         results=results(summary),
         details=[(s.name, number_pairs(s.summary)) for s in stages if flat_metrics(s.summary)],
         lineage=[lineage_row(s) for s in stages],
@@ -82,10 +84,14 @@ def stage_rows(summary: Mapping[str, Any], stages: list[StageRun]) -> list[dict[
     return rows
 
 
+HEADINGS = {"ppo": "PPO", "grpo": "GRPO", "dpo": "DPO"}
+
+
 def figures(stages: list[StageRun]) -> list[dict[str, str]]:
     """(heading, PNG in base64) of every figure that has data."""
     made = [("Language model", draw(loss_panels(stages))), ("Reward model", draw(reward_panels(stages)))]
-    made += [(f"PPO ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind == "ppo"]
+    made += [(f"{HEADINGS[s.kind]} ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind in HEADINGS]
+    made.append(("Methods compared", draw(method_panels(stages))))
     made.append(("PPO runs compared", draw(compare_panels(stages))))
     return [{"heading": heading, "png": png} for heading, png in made if png]
 

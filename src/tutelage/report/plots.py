@@ -59,6 +59,14 @@ def reward_panels(stages: list[StageRun]) -> list[Panel]:
             x = accuracy.lines[0][1]
             accuracy.lines.append(("held-out, at the end", [x[0], x[-1]], [held, held]))
         made.append(accuracy)
+    for stage in stages:
+        if stage.kind == "dpo":
+            keys = {"loss": "training", "val_loss": "held-out"}
+            made.append(panel(stage, f"{stage.name}: loss", keys, "a pair or an answer"))
+            keys = {"accuracy": "training", "val_accuracy": "held-out"}
+            made.append(panel(stage, f"{stage.name}: accuracy", keys, "accuracy"))
+            keys = {"reward_best": "better answer", "reward_worst": "worse answer"}
+            made.append(panel(stage, f"{stage.name}: beta * log ratio", keys, "nats times beta"))
     return [p for p in made if p]
 
 
@@ -83,6 +91,8 @@ def ppo_panels(stage: StageRun) -> list[Panel]:
         gold_against_kl(stage),
         panel(stage, "entropy", {"entropy": "entropy"}, "nats a token", x),
         panel(stage, "clipping", {"clip_fraction": "clip fraction", "approx_kl": "approx. KL of the step"}, "", x),
+        panel(stage, "groups without a difference", {"flat_groups": "share"}, "share", x),
+        panel(stage, "disagreement of the reward models", _named(stage, "disagreement/"), "standard deviation", x),
         panel(stage, "critic: explained variance", {"explained_variance": "explained variance"}, "", x),
         panel(stage, "answers that end (EOS rate)", {"eos_rate": "EOS rate"}, "share", x),
         panel(stage, "answer length", {"length": "tokens"}, "tokens", x),
@@ -91,6 +101,12 @@ def ppo_panels(stage: StageRun) -> list[Panel]:
         panel(stage, "KL coefficient", {"beta": "beta"}, "", x),
     ]
     return [p for p in made if p]
+
+
+def _named(stage: StageRun, prefix: str) -> dict[str, str]:
+    """The logged metrics of that beginning, each with what follows it."""
+    found = {key for row in stage.rows for key in row if key.startswith(prefix)}
+    return {key: key.removeprefix(prefix) for key in sorted(found)}
 
 
 def gold_against_kl(stage: StageRun) -> Panel | None:

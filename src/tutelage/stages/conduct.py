@@ -14,9 +14,10 @@ from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.engine import SamplingParams, load
 from tutelage.feedback.asking import Asker, Style
-from tutelage.feedback.conduct import judge_named, summarise
+from tutelage.feedback.conduct import judge_named
 from tutelage.feedback.constitution import Format
 from tutelage.text.chat import as_messages
+from tutelage.train.conduct import summarise
 from tutelage.train.sources import is_world, prompts
 
 

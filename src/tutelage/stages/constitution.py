@@ -19,10 +19,11 @@ from tutelage.core.rundir import RunDir, read_jsonl_tolerant
 from tutelage.core.runtime import stream_seed
 from tutelage.engine import SamplingParams, load
 from tutelage.feedback.asking import Asker, Style
-from tutelage.feedback.conduct import judge_named, summarise
+from tutelage.feedback.conduct import judge_named
 from tutelage.feedback.constitution import load_constitution
 from tutelage.feedback.revision import Revising, revise_rows, sft_rows, texts_of_round
 from tutelage.text.chat import as_messages
+from tutelage.train.conduct import summarise
 from tutelage.train.sources import is_world, prompts
 
 Row = dict[str, Any]

@@ -285,7 +285,7 @@ class RowLoader:
 class Mixed:
     """Batches of one loader, each with a batch of a second one under "ptx": pretraining text beside dialogues."""
 
-    def __init__(self, main: RowLoader | BlockLoader, text: BlockLoader) -> None:
+    def __init__(self, main: Any, text: BlockLoader) -> None:
         self.main, self.text = main, text
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""PPO's cast: policy, reference, critic and score, as separate models or as LoRA adapters on one frozen trunk."""
+"""The cast of RL: policy, reference, score and (PPO) critic, as separate models or LoRA adapters on one trunk."""
 
 from __future__ import annotations
 
@@ -17,21 +17,51 @@ from tutelage.model.heads import RewardModel, ValueModel, create_reward_model
 from tutelage.model.hub import find_model_dir, reading, save_model
 from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
-from tutelage.train.ppo import Actors, Forward
-from tutelage.train.rewards import Reward, as_function
-from tutelage.train.scores import Score, by_function, by_logprob, by_model
+from tutelage.train.rewards import One, Several, each_reward, is_model
+from tutelage.train.scores import Ensemble, Rewards, Score, build_rewards, by_model, plain_score
+from tutelage.train.shared import Logits, takes_groups
+from tutelage.train.update import Actors, Forward
 
 ADAPTER_FILE = "adapter.safetensors"
 """A reward model's LoRA weights beside its merged model, so that PPO can hang them on the shared trunk."""
 
 
+@dataclass(frozen=True)
+class RewardSetting:
+    """What is maximised: one reward or several, their weights, and how an ensemble's members are combined."""
+
+    reward: Several
+    weights: list[float] | None = None
+    ensemble: Ensemble = "mean"
+    k: float = 1.0
+
+    def build(self, known: dict[str, RewardModel], reference: Any, temperature: float, on_trunk: Any = None) -> Rewards:
+        """The total; `known` are the reward models loaded already, `on_trunk` the score of a single one whose trunk is
+        shared."""
+
+        def one(reward: One) -> Score:
+            if on_trunk is not None:
+                return on_trunk
+            model = None
+            if isinstance(reward, str) and is_model(reward):
+                model = known.get(reward) or RewardModel.load(reward)
+            return plain_score(reward, model, reference, temperature)
+
+        return build_rewards(self.reward, self.weights, one, self.ensemble, self.k)
+
+    def first_model(self) -> dict[str, RewardModel]:
+        """The first reward model by its path (a critic starts as it), or nothing."""
+        path = next((r for r in each_reward(self.reward) if isinstance(r, str) and is_model(r)), None)
+        return {path: RewardModel.load(path)} if path is not None else {}
+
+
 @dataclass
 class Cast:
-    """Everyone who acts in one PPO run, and the parts that move (what a checkpoint holds)."""
+    """Everyone who acts in one RL run, and the parts that move (what a checkpoint holds)."""
 
     policy: Any
     actors: Actors
-    score: Score
+    score: Rewards
     parts: dict[str, Stateful]
     adapters: Adapters | None = None
 
@@ -45,70 +75,63 @@ class Cast:
         save_model(unload(self.policy, "policy") if self.adapters else self.policy, tokenizer, folder)
 
 
-def _logits(model: Any) -> Forward:
-    return lambda tokens, attention: model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-
-
-def _reward_model(reward: str | Reward) -> RewardModel | None:
-    return None if callable(reward) or reward == "logprob" or ":" in reward else RewardModel.load(reward)
-
-
-def _score(reward: str | Reward, model: RewardModel | None, reference: Any, temperature: float) -> Score:
-    if model is not None:
-        return by_model(model.eval().requires_grad_(False), reference, temperature)
-    if reward == "logprob":
-        return by_logprob
-    return by_function(as_function(reward))
-
-
 def separate(
-    policy: Any, tokenizer: Any, reward: str | Reward, optimizer: OptimConfig, temperature: float, seed: int
+    policy: Any,
+    tokenizer: Any,
+    reward: RewardSetting,
+    optimizer: OptimConfig,
+    temperature: float,
+    seed: int,
+    critic: bool = True,
+    group: int = 1,
 ) -> Cast:
-    """Four models: policy, a frozen copy as reference, a critic that starts as the reward model (or the SFT trunk)."""
+    """Models apart: policy, a frozen copy as reference, and with `critic` one that starts as the (first) reward model,
+    or as the SFT trunk where there is none."""
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
-    model = _reward_model(reward)
-    critic = ValueModel.from_reward(model or create_reward_model(policy, tokenizer, seed=seed))
-    critic.requires_grad_(True).eval()
+    known = reward.first_model()
     policy.eval()  # dropout stays off in every forward, so old and new log-probs are of one function
-    policy_optim, critic_optim = Optimizers(policy, optimizer), Optimizers(critic, optimizer)
-    actors = Actors(_logits(policy), _logits(reference), critic, policy_optim, critic_optim)
-    parts: dict[str, Any] = {
-        "policy": policy, "critic": critic, "policy_optim": policy_optim, "critic_optim": critic_optim,
-    }  # fmt: skip
-    return Cast(policy, actors, _score(reward, model, reference, temperature), parts)
+    actors = Actors(Logits(policy), Logits(reference))
+    actors.share_prompts = group > 1 and takes_groups(actors.policy)
+    parts: dict[str, Any] = {"policy": policy}
+    if critic:
+        start = next(iter(known.values()), None) or create_reward_model(policy, tokenizer, seed=seed)
+        actors.critic = parts["critic"] = ValueModel.from_reward(start)
+        parts["critic"].requires_grad_(True).eval()
+    actors.policy_optim = parts["policy_optim"] = Optimizers(policy, optimizer)
+    if critic:
+        actors.critic_optim = parts["critic_optim"] = Optimizers(parts["critic"], optimizer)
+    return Cast(policy, actors, reward.build(known, reference, temperature), parts)
 
 
 def shared(
     policy: Any,
     tokenizer: Any,
-    reward: str | Reward,
+    reward: RewardSetting,
     optimizer: OptimConfig,
     temperature: float,
     seed: int,
     lora: LoraSettings,
+    critic: bool = True,
+    group: int = 1,
 ) -> Cast:
     """One frozen trunk: policy and critic are adapters, the reference is the trunk without one (the SFT model).
 
-    A reward model that was trained with method=lora on the same SFT model is a third, frozen adapter.
+    A single reward model that was trained with method=lora on the same SFT model is a third, frozen adapter; several
+    keep trunks of their own.
     """
-    model = _reward_model(reward)
-    saved = _saved_adapter(reward) if model is not None else None
-    head_of = model or create_reward_model(policy, tokenizer, seed=seed)
-    names = ["policy", "critic"] + (["reward"] if saved else [])
+    known = reward.first_model()
+    model = next(iter(known.values()), None)
+    saved = _saved_adapter(reward.reward) if model is not None else None
+    head_of = (model or create_reward_model(policy, tokenizer, seed=seed)) if critic else None
+    names = ["policy"] + (["critic"] if critic else []) + (["reward"] if saved else [])
     trunk = policy.base_model
     adapters = Adapters(trunk, names, lora, seed)
     policy.requires_grad_(False)
     policy.eval()
     # a critic's trunk starts as the reward's: its adapter where there is one, the SFT trunk elsewhere
     if saved:
-        for name in ("critic", "reward"):
+        for name in names[1:]:
             adapters.load(name, saved)
-    critic = ValueModel(trunk, ValueModel.from_reward(head_of).head)
-    adapters.use("policy")
-    policy_optim = Optimizers(policy, optimizer)
-    adapters.use("critic")
-    critic.head.requires_grad_(True)
-    critic_optim = Optimizers(critic, optimizer)
 
     def forward(name: str | None, model: Any) -> Forward:
         def run(tokens: Tensor, attention: Tensor) -> Tensor:
@@ -117,22 +140,27 @@ def shared(
 
         return run
 
-    logits = _logits(policy)
-    forwards = (forward("policy", logits), forward(None, logits), forward("critic", critic))
-    actors = Actors(*forwards, policy_optim, critic_optim)
-    score = _score(reward, model, policy, temperature)
-    if saved:
-        assert model is not None
-        score = _on_trunk(model, trunk, adapters, policy, temperature)
-    parts: dict[str, Any] = {
-        "policy": adapters.view("policy"), "critic": adapters.view("critic"), "head": critic.head,
-        "policy_optim": policy_optim, "critic_optim": critic_optim,
-    }  # fmt: skip
-    return Cast(policy, actors, score, parts, adapters)
+    both = (Logits(policy, lambda name=name: adapters.use(name)) for name in ("policy", None))  # type: ignore[misc]
+    actors = Actors(*both)
+    actors.share_prompts = group > 1 and takes_groups(actors.policy)  # type: ignore[arg-type]
+    parts: dict[str, Any] = {"policy": adapters.view("policy")}
+    value = ValueModel(trunk, ValueModel.from_reward(head_of).head) if head_of is not None else None
+    adapters.use("policy")
+    policy_optim = Optimizers(policy, optimizer)
+    if value is not None:
+        actors.critic = forward("critic", value)
+        parts |= {"critic": adapters.view("critic"), "head": value.head}
+        adapters.use("critic")
+        value.head.requires_grad_(True)
+        critic_optim = Optimizers(value, optimizer)
+        actors.critic_optim = parts["critic_optim"] = critic_optim
+    actors.policy_optim = parts["policy_optim"] = policy_optim
+    on_trunk = _on_trunk(model, trunk, adapters, policy, temperature) if saved and model is not None else None
+    return Cast(policy, actors, reward.build(known, policy, temperature, on_trunk), parts, adapters)
 
 
-def _saved_adapter(reward: str | Reward) -> dict[str, Tensor] | None:
-    folder = None if callable(reward) else find_model_dir(reward)
+def _saved_adapter(reward: Several) -> dict[str, Tensor] | None:
+    folder = find_model_dir(reward) if isinstance(reward, str) else None
     file = folder / ADAPTER_FILE if folder else None
     if file is not None and file.is_file():
         with reading(str(reward), folder, "the adapter"):

@@ -51,12 +51,14 @@ def drive(
     one_step: Callable[[int], dict[str, Any] | None],
     save_every: int,
     enough: Callable[[], bool] = lambda: False,
+    unmoved: tuple[type[Exception], ...] = (),
 ) -> None:
     """Call `one_step(1..steps)`, each returning the step's metrics row or None, from where the run stands, until
     `enough()`.
 
     All state that moves lives in `parts`; the global generators are set anew at every step. Raises Interrupted after
-    saving on Ctrl-C or SIGTERM.
+    saving on Ctrl-C or SIGTERM. Errors of the kinds `unmoved`, which a step raises only before it has moved anything,
+    go on once the state of the step before is saved.
     """
     folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
     if found := load_latest(folder):
@@ -68,16 +70,30 @@ def drive(
             part.load_state_dict(state[name])
         console.print(f"[bold]{run.path.name}[/] goes on after step {start}")
     run.truncate_metrics(start)
+    saved = start
+
+    def save(step: int) -> None:
+        run.sync()
+        save_checkpoint(folder, step, {name: part.state_dict() for name, part in parts.items()})
+
     with StopFlag() as stop:
         for step in range(start + 1, steps + 1):
             if enough():
                 break
             reseed(seed, "step", step)
-            if row := one_step(step):
+            try:
+                row = one_step(step)
+            except unmoved as error:
+                if step - 1 > saved:
+                    save(step - 1)
+                if step > 1:
+                    console.print(f"{run.path}: step {step - 1} is saved")
+                raise error
+            if row:
                 run.log(row)
             if stop.set or step == steps or enough() or (save_every and step % save_every == 0):
-                run.sync()
-                save_checkpoint(folder, step, {name: part.state_dict() for name, part in parts.items()})
+                save(step)
+                saved = step
             if stop.set:
                 raise Interrupted(f"{run.path}: stopped and saved at step {step} of {steps}; the same command resumes")
     reseed(seed, "after the steps")

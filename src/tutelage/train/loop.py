@@ -48,11 +48,13 @@ def train(
     log_every: int = 10,
     stop_when: Callable[[dict], bool] | None = None,
     sample: Callable[[], list[dict[str, Any]]] | None = None,
+    dropout: bool = True,
 ) -> dict[str, Any]:
     """Train for `steps` optimiser steps, resuming from the newest checkpoint of `run`.
 
     A row of metrics is logged every `log_every` steps; `evaluate` gives more of them and `sample` rows for
-    samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early.
+    samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early. Without
+    `dropout` the model computes the same function in training as in evaluation.
     Returns the last metrics. Raises Interrupted after saving on Ctrl-C, and RunError when gradients stay non-finite.
     """
     state = Values(last={}, seconds=0.0, bad=0)
@@ -77,13 +79,13 @@ def train(
             row["seconds"] = round(values["seconds"] + time.perf_counter() - began, 2)
             tokens, spent = 0, 0.0
             if due:
-                row.update(_look(model, run, step, evaluate, sample))
+                row.update(_look(model, run, step, evaluate, sample, dropout))
             values["last"] = {**row, "stopped": True} if stop_when and stop_when(row) else row
             _show(run.path.name, row, steps)
         values["seconds"] += time.perf_counter() - began
         return row
 
-    model.train()
+    model.train(dropout)
     parts: dict[str, Any] = {"model": model, "optimizers": optimizers, "loader": loader, "state": state}
     drive(run, parts, steps, one, save_every, enough=lambda: state.values["last"].get("stopped", False))
     return state.values["last"]
@@ -95,6 +97,7 @@ def _look(
     step: int,
     evaluate: Callable[[], dict[str, Any]] | None,
     sample: Callable[[], list[dict[str, Any]]] | None,
+    dropout: bool,
 ) -> dict[str, Any]:
     """Evaluate and write samples, the model in evaluation mode meanwhile; returns the metrics."""
     model.eval()
@@ -102,7 +105,7 @@ def _look(
         metrics = evaluate() if evaluate else {}
         if sample:
             run.sample([{"step": step, **row} for row in sample()])
-    model.train()
+    model.train(dropout)
     return metrics
 
 

@@ -13,6 +13,7 @@ from tutelage.loss.lm import cross_entropy_sum
 from tutelage.loss.preference import kwise_loss
 from tutelage.model.attention import using
 from tutelage.model.plans import packed
+from tutelage.train.loop import Objective
 
 
 def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -31,14 +32,14 @@ def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str
 
 
 class WithText:
-    """A causal objective and `coef` times the mean loss of the text under "ptx" (InstructGPT C.4: the model that PPO
-    starts from saw pretraining text beside its demonstrations, and so keeps its language)."""
+    """An objective (causal by default) and `coef` times the mean loss of the text under "ptx" (InstructGPT C.4: the
+    model that PPO starts from saw pretraining text beside its demonstrations, and so keeps its language)."""
 
-    def __init__(self, coef: float) -> None:
-        self.coef = coef
+    def __init__(self, coef: float, main: Objective = causal) -> None:
+        self.coef, self.main = coef, main
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        total, metrics = causal(model, batch)
+        total, metrics = self.main(model, batch)
         text, count = causal(model, batch["ptx"])
         mean = text / max(1, count["count"])
         # in units of the main loss, so that the step's division by its count leaves coef * mean

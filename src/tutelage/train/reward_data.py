@@ -93,7 +93,8 @@ def collate_rankings(
 ) -> dict[str, Any]:
     """One batch of P prompts: "parts" as `parts` yields them (or, given a model's `width`, as `packed_parts` does),
     "places" [N] of their responses in the flat [P*K] table, "ranks" and "mask" [P, K] (-1 and False where a prompt has
-    fewer responses), "p_better" [P, K, K] if a row has it.
+    fewer responses), "p_better" [P, K, K] if a row has it, and if the rows have a "ref" (log-probs under the reference)
+    "ref" and "lengths" (tokens of the responses) [P, K].
     """
     K = max(len(row["ids"]) for row in rows)
     made = list(parts(rows, pad_id, tokens) if width is None else packed_parts(rows, pad_id, width, tokens))
@@ -106,6 +107,12 @@ def collate_rankings(
         "ranks": ranks,
         "mask": ranks >= 0,
     }
+    if "ref" in rows[0]:
+        batch["ref"], batch["lengths"] = torch.zeros(len(rows), K), torch.zeros(len(rows), K)
+        for p, row in enumerate(rows):
+            batch["ref"][p, : len(row["ids"])] = row["ref"]
+            said = [len(ids) - start for ids, start in zip(row["ids"], row["starts"])]
+            batch["lengths"][p, : len(said)] = torch.tensor(said, dtype=torch.float32)
     if any("p_better" in row for row in rows):
         batch["p_better"] = torch.full((len(rows), K, K), torch.nan)
         for table, line, row in zip(batch["p_better"], ranks, rows):
@@ -137,6 +144,10 @@ class RankingLoader:
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "rankings", self.epoch)).tolist()
         rows = [self.rows[i] for i in order[self.cursor : self.cursor + self.batch_size]]
         self.cursor += self.batch_size
+        return self.collate(rows)
+
+    def collate(self, rows: list[Row]) -> dict[str, Any]:
+        """The batch of some rows."""
         return collate_rankings(rows, self.pad_id, width=self.width)
 
     def state_dict(self) -> dict[str, Any]:

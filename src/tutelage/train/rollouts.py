@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 
 from tutelage.core.records import BadRows
 from tutelage.core.runtime import generator, stream_seed
-from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.engine import Completion, LocalEngine, SamplingParams
 from tutelage.text.chat import encode_prompt, turn_end_id
-from tutelage.train.ppo import Rollout, collate
 from tutelage.train.sources import nonempty, place_of
+from tutelage.train.update import Rollout, collate
 
 
 @dataclass
@@ -58,12 +59,15 @@ def sample_episodes(
     temperature: float,
     seed: int,
     step: int,
+    group: int = 1,
 ) -> Episodes:
-    """One batch of episodes. Prompts and random numbers are functions of (seed, step) alone: nothing else to resume."""
+    """One batch of episodes, `group` answers to a prompt one behind another. Prompts and random numbers are functions
+    of (seed, step) alone: nothing else to resume."""
     tokenizer = engine.tokenizer
-    chosen = torch.randperm(len(rows), generator=generator(seed, "prompts", step))[:batch_size].tolist()
-    while len(chosen) < batch_size:  # fewer prompts than episodes: each is used several times
-        chosen += chosen[: batch_size - len(chosen)]
+    asked = batch_size // group
+    chosen = torch.randperm(len(rows), generator=generator(seed, "prompts", step))[:asked].tolist()
+    while len(chosen) < asked:  # fewer prompts than episodes: each is used several times
+        chosen += chosen[: asked - len(chosen)]
     batch = [rows[i] for i in chosen]
     end = turn_end_id(tokenizer)
     params = SamplingParams(
@@ -71,14 +75,22 @@ def sample_episodes(
         temperature=temperature,
         stop_tokens=(end,),
         seed=stream_seed(seed, "rollout", step) % 2**31,
+        n=group,
     )
     completions = engine.rollout([r["ids"] for r in batch], params)
     # neighbours in length went through the engine together; minibatches take every n-th, so that each is a fair sample
     order = sorted(range(len(batch)), key=lambda i: (i % minibatches, i))
-    batch, completions = [batch[i] for i in order], [completions[i] for i in order]
-    responses = [list(c.tokens) for c in completions]
-    tokens, attention, mask = collate([r["ids"] for r in batch], responses, tokenizer.pad_token_id)
+    answers = [c for i in order for c in completions[i * group : (i + 1) * group]]
+    return episodes_of([batch[i] for i in order for _ in range(group)], answers, tokenizer, group)
+
+
+def episodes_of(
+    rows: list[dict[str, Any]], answers: Sequence[Completion], tokenizer: Any, group: int = 1
+) -> Episodes:
+    """An answer to each row as episodes."""
+    responses = [list(c.tokens) for c in answers]
+    tokens, attention, mask = collate([r["ids"] for r in rows], responses, tokenizer.pad_token_id)
     sampled = torch.zeros_like(mask)
-    sampled[mask.bool()] = torch.tensor([x for c in completions for x in c.logprobs])
-    ended = torch.tensor([float(c.finish_reason in ("eos", "stop")) for c in completions])
-    return Episodes(Rollout(tokens, attention, mask, ended, sampled), batch, [c.text.strip() for c in completions])
+    sampled[mask.bool()] = torch.tensor([x for c in answers for x in c.logprobs])
+    ended = torch.tensor([float(c.finish_reason in ("eos", "stop")) for c in answers])
+    return Episodes(Rollout(tokens, attention, mask, ended, sampled, group), rows, [c.text.strip() for c in answers])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.core.errors import ConfigError, DataError
-from tutelage.core.records import BadRows, PromptRow, TextRow, validate_rows
+from tutelage.core.records import BadRows, LabelRow, PromptRow, TextRow, check_row, validate_rows
 from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import gold_reward, item_from_row, prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
@@ -118,6 +118,8 @@ def demonstration(row: Row) -> str | None:
     "completion"."""
     found = item_from_row(row).good if "item" in row else row.get("demonstration", row.get("completion"))
     return found if isinstance(found, str) else None
+
+
 def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
     """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
 
@@ -126,19 +128,29 @@ def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None)
     questions then leave the training rows. Several annotators' rankings of the same responses are one row with soft
     labels. Raises DataError naming file and line, or saying that a side is empty.
     """
-    bad = bad or BadRows()
+    return _divided(data, held_out, bad or BadRows(), _rankings)
 
+
+def thumbs(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
+    """(training, held-out) rows {"prompt", "completion", "label"} for KTO, divided as `rankings` are. Of a ranking the
+    best responses count as a thumb up, the worst as a thumb down, and those between are left out."""
+    return _divided(data, held_out, bad or BadRows(), _thumbs)
+
+
+def _divided(
+    data: str, held_out: str | None, bad: BadRows, read: Callable[[str, BadRows], list[Row]]
+) -> tuple[list[Row], list[Row]]:
     def asked(row: Row) -> Any:
         return _question({"prompt": row["prompt"]})
 
     if held_out is not None:
-        held = _rankings(held_out, bad)
+        held = read(held_out, bad)
         apart = set(map(asked, held))
-        rows = [row for row in _rankings(data, bad) if asked(row) not in apart]
+        rows = [row for row in read(data, bad) if asked(row) not in apart]
     elif parts := _rank_parts(data):
-        rows, held = (_rankings(part, bad) for part in parts)
+        rows, held = (read(part, bad) for part in parts)
     else:
-        found = _rankings(data, bad)
+        found = read(data, bad)
         rows, held = (_split(found, split, asked) for split in ("train", "heldout"))
     if not rows:
         raise DataError(f"{data}: every question also stands in held_out={held_out}; expected others to train on")
@@ -167,6 +179,29 @@ def _rankings(data: str, bad: BadRows) -> list[Row]:
             except DataError as fault:
                 bad(fault)
     return join_annotators(nonempty(rows, data))
+
+
+def _thumbs(data: str, bad: BadRows) -> list[Row]:
+    rows: list[Row] = []
+    for part in _rank_parts(data) or (data,):
+        for where, row in _rows(part, bad):
+            try:
+                rows += _thumbed(row, where)
+            except DataError as fault:
+                bad(fault)
+    return nonempty(rows, data)
+
+
+def _thumbed(row: Row, where: str) -> list[Row]:
+    if "label" in row:
+        check_row(row, LabelRow, where)
+        return [{**row, "completion": as_messages(row)[-1]["content"]}]
+    ranked = as_ranking(row, where)
+    kept = {k: v for k, v in ranked.items() if k not in ("responses", "ranking", "p_better")}
+    ends = ((ranked["ranking"][0], True), (ranked["ranking"][-1], False))
+    if len(ranked["ranking"]) < 2:
+        return []  # all tied: neither good nor bad
+    return [{**kept, "completion": ranked["responses"][i], "label": label} for group, label in ends for i in group]
 
 
 def nonempty(rows: list[Row], data: str) -> list[Row]:
