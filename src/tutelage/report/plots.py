@@ -23,8 +23,10 @@ class Panel:
     y_label: str
     lines: list[tuple[str, list[float], list[float]]]
     bands: list[tuple[list[float], list[float]]] = field(default_factory=list)
-    x_scale: Literal["linear", "doubling"] = "linear"
-    """doubling: 0, 1, 2, 4, 8, ... at equal distances."""
+    x_scale: Literal["linear", "doubling", "share"] = "linear"
+    """doubling: 0, 1, 2, 4, 8, ... at equal distances; share: not whole numbers."""
+    bars: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    """For each line that is one point, how far its interval goes: ([left, right], [down, up]); of others empty."""
 
 
 def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_label: str = "step") -> Panel | None:
@@ -162,6 +164,9 @@ def fill(axes: Any, item: Panel) -> None:
             axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
         else:
             line = axes.plot(x, y, style, alpha=0.9, label=plain(label))[0]
+        if item.bars and item.bars[number][0]:
+            across, up = ([[max(0.0, side)] for side in bar] for bar in item.bars[number])
+            axes.errorbar(x, y, up, across, fmt="none", ecolor=line.get_color(), capsize=2)
         if item.bands:
             axes.fill_between(x, *item.bands[number], color=line.get_color(), alpha=0.15, linewidth=0)
     if item.x_scale == "doubling":
