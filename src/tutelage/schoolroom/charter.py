@@ -16,8 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from tutelage.core.errors import ConfigError
-from tutelage.schoolroom import words
-from tutelage.schoolroom.conduct import how_to
+from tutelage.schoolroom import conduct, words  # conduct first: families register in the order of import
 from tutelage.schoolroom.full import to_item
 from tutelage.schoolroom.item import Item
 from tutelage.schoolroom.lessons import OPENERS, WHOLE_CAST, Cast, Lesson, Make, draw, reserved
@@ -159,7 +158,7 @@ def alike(rng: random.Random, cast: Cast) -> Lesson:
 
 
 PLAIN: dict[str, Make] = {
-    "how_to": how_to, "opposite": words.opposite, "plural": words.plural, "addition": words.addition,
+    "how_to": conduct.how_to, "opposite": words.opposite, "plural": words.plural, "addition": words.addition,
     "larger": words.larger, "sentiment": words.sentiment, "politeness": words.politeness,
 }  # fmt: skip
 TALK: dict[str, Make] = {"harm": harm, "alike": alike, **PLAIN}
