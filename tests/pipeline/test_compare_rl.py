@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.core.errors import ConfigError, DataError
 from tutelage.pipeline import run_recipe
+from tutelage.pipeline.recipe import plan
 from tutelage.report.methods import at_distance, method_panels, method_table, points
 from tutelage.report.read import StageRun, read_stages
 
@@ -60,3 +62,19 @@ def test_points_and_what_lies_between_them():
     assert found[0] == (0.0, 0.0) and found[-1] == (4.0, 0.4) and len(found) == 6
     assert at_distance(found, 2.0) == pytest.approx(0.2) and at_distance(found, 2.5) == pytest.approx(0.25)
     assert at_distance(found, 4.5) is None and method_panels([stage]) == []
+
+
+def test_a_list_of_rewards_may_name_earlier_stages_and_is_checked(tmp_path, chain):
+    judges = Path(__file__).with_name("judges.py")
+    head = f'[reward]\nmodel = "{chain}/sft"\ndata = "{chain}/rank"\n[more]\nstage = "reward"\n'
+    head += f'model = "{chain}/sft"\ndata = "{chain}/rank"\n[grpo]\nmodel = "{chain}/sft"\n'
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(head + f'reward = ["{judges}:fine", ["@reward", "@more"]]\n')
+    out, steps, _ = plan(recipe, {"out": str(tmp_path / "o")})
+    assert steps[-1].values["reward"] == [f"{judges}:fine", [str(out / "reward"), str(out / "more")]]
+    recipe.write_text(head + 'reward = ["nowhere.py:fine", "@reward"]\n')
+    with pytest.raises(DataError, match=r"\[grpo\] reward.0='nowhere.py': no such file"):
+        plan(recipe, {"out": str(tmp_path / "o")})
+    recipe.write_text(head + 'reward = ["@rewrad", "@more"]\n')
+    with pytest.raises(ConfigError, match="did you mean '@reward'"):
+        plan(recipe, {"out": str(tmp_path / "o")})

@@ -22,10 +22,12 @@ def lines(chain):
         "rank": [sft, f"prompts={20_000}", "held_out=8"],
         "reward": [sft, f"data={chain}/rank", f"steps={ENDLESS}", "batch_size=8"],
         "ppo": [sft, f"reward={chain}/reward", f"updates={ENDLESS}", "prompts=64", "batch_size=8", "max_tokens=6"],
+        "grpo": [sft, f"reward={chain}/reward", f"updates={ENDLESS}", "prompts=64", "batch_size=8", "max_tokens=6"],
+        "dpo": [sft, f"data={chain}/rank", f"updates={ENDLESS}", "batch_size=8", "eval_prompts=4"],
     }
 
 
-LOOPS = ("pretrain", "sft", "reward", "ppo")
+LOOPS = ("pretrain", "sft", "reward", "ppo", "grpo", "dpo")
 
 
 def at_work(process, out):
@@ -38,7 +40,7 @@ def at_work(process, out):
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [(kind, signal.SIGINT) for kind in ("tokenizer", "prepare", "pretrain", "sft", "rank", "reward", "ppo")]
+    [(kind, signal.SIGINT) for kind in ("tokenizer", "prepare", "rank", *LOOPS)]
     + [("prepare", signal.SIGTERM), ("rank", signal.SIGTERM), ("sft", signal.SIGTERM), ("ppo", signal.SIGTERM)],
 )
 def test_a_stage_is_stopped_and_goes_on(command, chain, tmp_path, kind, number):
@@ -62,7 +64,7 @@ def test_a_stage_is_stopped_and_goes_on(command, chain, tmp_path, kind, number):
             if again:
                 assert f"goes on after step {reached[0]}" in said
             else:
-                assert " ETA " in said and ("episodes/s" if kind == "ppo" else " tok/s") in said
+                assert " ETA " in said and ("episodes/s" if kind in ("ppo", "grpo") else " tok/s") in said
         else:
             assert "begins anew" in last
     assert reached == sorted(set(reached))

@@ -37,7 +37,8 @@ STAGES = {
 STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = (
-    "tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data", "helpful", "constitution", "mix",
+    "tokenizer", "data", "model", "proposer", "reward", "judge", "gold", "held_out", "ptx_data", "helpful",
+    "constitution", "mix",
 )  # fmt: skip
 LISTS = ("reward",)
 """Keys whose lists name files; those of others are patterns and the like."""
@@ -154,7 +155,7 @@ def _inputs(config: StageConfig) -> dict[str, str]:
             continue
         require_finished(file, f"{name}={given}")
         out[name] = file
-    return out
+    return {**config.named_files(), **out}
 
 
 def require_finished(path: str | Path, where: str) -> None:

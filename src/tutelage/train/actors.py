@@ -90,8 +90,8 @@ def separate(
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     known = reward.first_model()
     policy.eval()  # dropout stays off in every forward, so old and new log-probs are of one function
-    actors = Actors(Logits(policy), Logits(reference))
-    actors.share_prompts = group > 1 and takes_groups(actors.policy)
+    mine = Logits(policy)
+    actors = Actors(mine, Logits(reference), share_prompts=group > 1 and takes_groups(mine))
     parts: dict[str, Any] = {"policy": policy}
     if critic:
         start = next(iter(known.values()), None) or create_reward_model(policy, tokenizer, seed=seed)
@@ -140,9 +140,8 @@ def shared(
 
         return run
 
-    both = (Logits(policy, lambda name=name: adapters.use(name)) for name in ("policy", None))  # type: ignore[misc]
-    actors = Actors(*both)
-    actors.share_prompts = group > 1 and takes_groups(actors.policy)  # type: ignore[arg-type]
+    mine, bare = Logits(policy, lambda: adapters.use("policy")), Logits(policy, lambda: adapters.use(None))
+    actors = Actors(mine, bare, share_prompts=group > 1 and takes_groups(mine))
     parts: dict[str, Any] = {"policy": adapters.view("policy")}
     value = ValueModel(trunk, ValueModel.from_reward(head_of).head) if head_of is not None else None
     adapters.use("policy")

@@ -38,8 +38,10 @@ Improve = Callable[..., dict[str, float]]
 
 
 class RewardKeys(StageConfig):
-    """What is maximised, of every method that scores answers."""
+    """Who answers and what is maximised, of every method that scores answers."""
 
+    model: str
+    """The SFT model; it is also the reference."""
     reward: RewardSpecs
     """Run directory of `reward`, file.py:function, a Python function, or "logprob" (the reference's own log-prob: the
     label-free control). Several as a list, in which a list of reward models is an ensemble:
@@ -62,8 +64,6 @@ class RewardKeys(StageConfig):
 class RlConfig(RewardKeys):
     """The keys of every method that learns from answers it samples."""
 
-    model: str
-    """The SFT model; it is also the reference."""
     data: str = "schoolroom:demo"
     """Prompts: a file or folder, or the embedded world."""
     prompts: int = Field(20_000, ge=1)
