@@ -42,6 +42,18 @@ MAIN = {
         "Improve a model against a reward (PPO-ptx).",
         "model=runs/sft reward=runs/reward data=prompts.jsonl out=runs/ppo",
     ),
+    "constitution": (
+        "Constitutional AI: a model criticises and revises its own answers by principles.",
+        "model=runs/sft data=red-team.jsonl helpful=prompts.jsonl out=runs/constitution",
+    ),
+    "feedback": (
+        "Constitutional AI: a model labels pairs of answers by principles.",
+        "model=runs/sl judge=runs/sft data=red-team.jsonl mix=runs/rank out=runs/feedback",
+    ),
+    "conduct": (
+        "Measure harmful answers, helpfulness and over-refusal.",
+        "model=runs/sl data=red-team.jsonl helpful=prompts.jsonl out=runs/conduct",
+    ),
     "dpo": (
         "Improve a model on preferences directly (DPO, IPO, KTO; online=true: on its own answers).",
         "model=runs/sft data=runs/rank out=runs/dpo",

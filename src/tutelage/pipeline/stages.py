@@ -26,6 +26,9 @@ STAGES = {
     "rank": "RankConfig",
     "reward": "RewardConfig",
     "ppo": "PpoConfig",
+    "constitution": "ConstitutionConfig",
+    "feedback": "FeedbackConfig",
+    "conduct": "ConductConfig",
     "dpo": "DpoConfig",
     "grpo": "GrpoConfig",
     "bestofn": "BestofnConfig",
@@ -39,7 +42,7 @@ STUDIES = {
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = (
     "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
-    "ptx_data",
+    "ptx_data", "helpful", "constitution", "mix",
 )  # fmt: skip
 LISTS = ("reward", "held_out_rewards")
 """Keys whose lists name files; those of others are patterns and the like."""
@@ -120,7 +123,7 @@ def files_of(config: BaseModel) -> dict[str, str]:
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
     functions = ("judge", "reward", "gold")
-    for key, given in _named(config, ("data", "held_out", "ptx_data", *functions)):
+    for key, given in _named(config, ("data", "held_out", "ptx_data", "helpful", "mix", *functions)):
         name = key.partition(".")[0]
         file = given.rpartition(":")[0]
         if file.endswith(".py") or name not in functions:

@@ -12,6 +12,7 @@ from jinja2 import Environment, select_autoescape
 
 from tutelage.core.atomic import write_atomic
 from tutelage.core.errors import RunError
+from tutelage.report.conduct import conduct_panels
 from tutelage.report.methods import method_panels, method_table
 from tutelage.report.plots import compare_panels, draw, loss_panels, ppo_panels, reward_panels
 from tutelage.report.read import (
@@ -101,6 +102,7 @@ def figures(stages: list[StageRun]) -> list[dict[str, str]]:
         made.append((f"Reward model on held-out rankings ({s.name})", draw(report_panels(read_report(s.path)))))
     made += [(f"{HEADINGS[s.kind]} ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind in HEADINGS]
     made.append(("Methods compared", draw(method_panels(stages))))
+    made.append(("Conduct", draw(conduct_panels(stages))))
     made.append(("PPO runs compared", draw(compare_panels(stages))))
     return [{"heading": heading, "png": png} for heading, png in made if png]
 

@@ -32,6 +32,8 @@ class Panel:
     bands: list[tuple[list[float], list[float]]] = field(default_factory=list)
     x_scale: Literal["linear", "fraction", "doubling"] = "linear"
     """linear: marked at whole numbers; fraction: anywhere; doubling: 0, 1, 2, 4, 8, ... at equal distances."""
+    bars: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    """For each line that is one point, how far its interval goes: ([left, right], [down, up]); of others empty."""
 
 
 def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_label: str = "step") -> Panel | None:
@@ -191,6 +193,9 @@ def fill(axes: Any, item: Panel) -> None:
             axes.plot(x, smooth(y, max(5, len(y) // 30)), color=line.get_color(), label=plain(label))
         else:
             line = axes.plot(x, y, style, alpha=0.9, label=plain(label))[0]
+        if item.bars and item.bars[number][0]:
+            across, up = ([[max(0.0, side)] for side in bar] for bar in item.bars[number])
+            axes.errorbar(x, y, up, across, fmt="none", ecolor=line.get_color(), capsize=2)
         if item.bands:
             axes.fill_between(x, *item.bands[number], color=line.get_color(), alpha=0.15, linewidth=0)
     if item.x_scale == "doubling":

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -142,11 +142,18 @@ TRIES = 2000
 
 
 def draw_lesson(name: str, rng: random.Random, split: str) -> Lesson:
-    """A lesson of a family that belongs to `split`; ConfigError if the family seems to have none there."""
-    make, cast, wanted = REGISTRY[name].make, cast_of(split), split != "train"
+    """A lesson of a registered family that belongs to `split`; ConfigError if the family seems to have none there."""
+    return draw(REGISTRY[name].make, rng, split, name)
+
+
+def draw(make: Make, rng: random.Random, split: str, name: str, divided: Container[str] | None = None) -> Lesson:
+    """A lesson of `make`, called `name`, that belongs to `split`; ConfigError if it seems to have none there. Where
+    only some keys are `divided` between the splits, the others belong to both."""
+    cast, wanted = cast_of(split), split != "train"
     for _ in range(TRIES):
         lesson = make(rng, cast)
-        if reserved(lesson.key or lesson.prompt) == wanted:
+        key = lesson.key or lesson.prompt
+        if reserved(key) == wanted or (divided is not None and key not in divided):
             return lesson
     raise ConfigError(f"schoolroom: family {name!r} gave no lesson for split {split!r} in {TRIES} draws: one key in "
                       "ten is held out, so it needs some dozens of different questions (or a `key` that varies more)")

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from tutelage.core.errors import ConfigError
+from tutelage.schoolroom.charter import CharterWorld
 from tutelage.schoolroom.demo import FAMILIES, DemoWorld
 from tutelage.schoolroom.full import FullWorld
 from tutelage.schoolroom.item import Item
@@ -25,15 +26,18 @@ class World:
 
     "demo": 11 families, frozen, as tuned in recipes/demo.toml. "full": every registered family. "full:who,critique":
     some of them. "shapes.py" or "shapes.py:shape,who": the same after running that file, which registers families of
-    its own. A list of names: demo families if all of them are, else families of the full world.
+    its own. "charter", "charter:talk", "charter:harm,alike": the world of Constitutional AI. A list of names: demo
+    families if all of them are, else families of the full world.
     """
 
     def __init__(self, seed: int = 0, families: str | Sequence[str] = "demo"):
-        self._world: DemoWorld | FullWorld
+        self._world: CharterWorld | DemoWorld | FullWorld
         source, _, chosen = families.partition(":") if isinstance(families, str) else ("", "", "")
         if source.endswith(".py"):
             _register(Path(source).resolve())
-        if source == "full" or source.endswith(".py"):
+        if source == "charter":
+            self._world = CharterWorld(seed, [name.strip() for name in chosen.split(",")] if chosen else None)
+        elif source == "full" or source.endswith(".py"):
             self._world = FullWorld(seed, [name.strip() for name in chosen.split(",")] if chosen else None)
         elif isinstance(families, str) or all(name in FAMILIES for name in families):
             self._world = DemoWorld(seed, families)

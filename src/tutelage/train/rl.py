@@ -23,6 +23,7 @@ from tutelage.model.hub import load_model
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.actors import Cast, RewardSetting, separate, shared
+from tutelage.train.conduct import rates
 from tutelage.train.drive import Values, console, drive, settle_precision
 from tutelage.train.evaluate import text_loss
 from tutelage.train.optim import OptimConfig
@@ -183,6 +184,7 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
     scores, each = cast.score(episodes, judged.ref)
     known = {"gold": float(scene.gold(episodes, judged.ref).mean())} if scene.gold else {}
     known |= scene.watch.look(episodes, judged.ref)
+    known |= rates(episodes.rows, episodes.texts)
     metrics = scene.improve(
         cast.actors, episodes.rollout, scores, judged, config, beta=scene.kl.coef, done=(step - 1) / config.updates,
         ptx=(lambda: next(ptx)) if ptx else None, precision=scene.precision,

@@ -75,6 +75,8 @@ def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | N
     if is_world(data):
         return list(sft_rows(world(data), limit, split, seed))
     bad = bad or BadRows()
+    revised = Path(data) / "sft.jsonl"  # of a run of `constitution`
+    data = str(revised) if revised.is_file() else data
     rows = []
     for where, row in islice(_rows(data, bad), _enough(limit)):
         try:
