@@ -32,15 +32,19 @@ STAGES = {
     "dpo": "DpoConfig",
     "grpo": "GrpoConfig",
     "bestofn": "BestofnConfig",
+    "evaluate": "EvaluateConfig",
     "icl": "IclConfig",
 }
-STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
+STUDIES = {
+    "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
+    "reward_curve": "RewardCurveConfig", "overoptimisation": "OveroptimisationConfig",
+}  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
 INPUTS = (
-    "tokenizer", "data", "model", "proposer", "reward", "judge", "gold", "held_out", "ptx_data", "helpful",
-    "constitution", "mix",
+    "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
+    "ptx_data", "helpful", "constitution", "mix",
 )  # fmt: skip
-LISTS = ("reward",)
+LISTS = ("reward", "held_out_rewards")
 """Keys whose lists name files; those of others are patterns and the like."""
 NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
 

@@ -48,7 +48,7 @@ def frontier(stages: list[StageRun]) -> Panel | None:
     if not lines:
         return None
     return Panel("harmlessness against helpfulness", "helpful answers", "1 - harmful answers", lines, bars=bars,
-                 x_scale="share")  # fmt: skip
+                 x_scale="fraction")  # fmt: skip
 
 
 _BOUNDS = [f"{name}{end}" for name in ("helpful", "harmful") for end in ("", "_low", "_high")]

@@ -1,29 +1,36 @@
-"""What the studies share: a training as a run directory of its own, tokenizers of made-up words, figures."""
+"""What the studies share: a training as a run directory of its own, tokenizers of made-up words."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tutelage.core.atomic import write_folder
+from tutelage.core.config import StageConfig
 from tutelage.core.errors import Interrupted
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import set_threads
-from tutelage.report.plots import Panel, draw
+from tutelage.core.runtime import reseed, set_threads
 from tutelage.report.read import read_json
 
+C = TypeVar("C", bound=StageConfig)
 
-def part(run: RunDir, name: str, config: Mapping[str, Any], work: Callable[[RunDir], dict[str, Any]]) -> dict[str, Any]:
+
+def part(
+    run: RunDir,
+    name: str,
+    config: Mapping[str, Any],
+    work: Callable[[RunDir], dict[str, Any]],
+    inputs: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """`work(inner run directory)` in the folder `name` of the study's: finished, it is not done again; else it resumes.
 
+    `inputs` as RunDir has them: keys of the configuration that name files or runs, which count by their contents.
     Returns the part's summary. Whatever `work` raises marks the part and is raised again.
     """
-    inner = RunDir(run.path / name, f"{run.kind}-{name}", config)
+    inner = RunDir(run.path / name, f"{run.kind}-{name}", config, inputs)
     if inner.open() == "finished":
         inner.close()
         return read_json(inner.path / "summary.json")
@@ -39,10 +46,16 @@ def part(run: RunDir, name: str, config: Mapping[str, Any], work: Callable[[RunD
     return summary
 
 
-def save_figure(folder: Path, panels: Sequence[Panel], columns: int = 3) -> Path:
-    """Write the panels as figures/study.png in the run directory, whole or not at all."""
-    png = base64.b64decode(draw(list(panels), columns))
-    return write_folder(folder / "figures", lambda aside: (aside / "study.png").write_bytes(png)) / "study.png"
+def stage(run: RunDir, name: str, config: C, work: Callable[[C, RunDir], dict[str, Any]]) -> dict[str, Any]:
+    """A stage's `run` as a part of the study; its summary."""
+
+    def seeded(inner: RunDir) -> dict[str, Any]:
+        reseed(config.seed, name)
+        return work(config, inner)
+
+    given = {key: getattr(config, key, None) for key in ("tokenizer", "data", "model", "held_out")}
+    inputs = {key: path for key, path in given.items() if isinstance(path, str) and Path(path).exists()}
+    return part(run, name, config.model_dump(mode="json"), seeded, inputs)
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
