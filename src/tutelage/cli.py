@@ -54,6 +54,10 @@ MAIN = {
         "Sample n answers to each prompt and keep the best by a reward.",
         "model=runs/sft reward=runs/reward data=prompts.jsonl n=16 out=runs/bestofn",
     ),
+    "star": (
+        "Learn from the model's own rationales, those that come out right (STaR).",
+        "model=runs/base data=gsm8k out=runs/star",
+    ),
     "icl": (
         "In-context learning on a task; lists make a sweep.",
         'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',
@@ -65,6 +69,8 @@ STUDIES = {
              "out=runs/ginc"),
     "induction": ("Induction heads: when they form, and the scores of a model's heads.",
                   "model=runs/base out=runs/heads"),
+    "study-star": ("STaR: a model that adds two digits teaches itself five, with and without rationalisation.",
+                   "out=runs/star-study"),
 }  # fmt: skip
 """Studies: the same."""
 study = typer.Typer(no_args_is_help=True, help="Reproduce a published claim at laptop size: tutelage study ginc",
@@ -92,6 +98,8 @@ def _one(plain: list[str], what: str, example: str) -> str:
 class StageCommand(TyperCommand):
     """A command whose help lists the stage's keys, read from its configuration only when help is asked."""
 
+    kind = ""
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Add the keys with their defaults and meaning."""
         from tutelage.core.config import describe
@@ -105,7 +113,7 @@ class StageCommand(TyperCommand):
         """The configuration whose keys are listed."""
         from tutelage.pipeline.stages import config_class
 
-        return config_class(str(self.name))
+        return config_class(self.kind or str(self.name))
 
 
 class GenerateCommand(StageCommand):
@@ -128,7 +136,8 @@ def run_(words: Words = None) -> None:
 
 
 def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str = "tutelage") -> None:
-    example = f"{verb} {kind} {words}"
+    name = kind.removeprefix("study-")
+    example = f"{verb} {name} {words}"
 
     def command(words: Words = None) -> None:
         from tutelage.core.config import merge, read_toml
@@ -154,7 +163,7 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"
-    group.command(kind, cls=StageCommand)(command)
+    group.command(name, cls=type("Command", (StageCommand,), {"kind": kind}))(command)
 
 
 for _kind, (_what, _example) in MAIN.items():

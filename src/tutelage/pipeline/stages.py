@@ -30,13 +30,17 @@ STAGES = {
     "grpo": "GrpoConfig",
     "bestofn": "BestofnConfig",
     "icl": "IclConfig",
+    "star": "StarConfig",
 }
-STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig"}
-"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
-INPUTS = ("tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data")
+STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "study-star": "StarStudyConfig"}
+"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`, where one that
+is named as a stage loses its "study-"."""
+INPUTS = (
+    "tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data", "test", "check", "exemplars",
+)  # fmt: skip
 LISTS = ("reward",)
 """Keys whose lists name files; those of others are patterns and the like."""
-NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
+NO_FILES = ("preset:", "schoolroom:", "arithmetic:", "http://", "https://")
 
 
 def config_class(kind: str) -> type[StageConfig]:
@@ -50,7 +54,8 @@ def config_class(kind: str) -> type[StageConfig]:
 
 
 def _module(kind: str) -> ModuleType:
-    return importlib.import_module(f"tutelage.{'studies' if kind in STUDIES else 'stages'}.{kind}")
+    folder = "studies" if kind in STUDIES else "stages"
+    return importlib.import_module(f"tutelage.{folder}.{kind.removeprefix('study-')}")
 
 
 def run(kind: str, restart: bool = False, **values: Any) -> Path:
@@ -112,8 +117,8 @@ def files_of(config: BaseModel) -> dict[str, str]:
 
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
-    functions = ("judge", "reward", "gold")
-    for key, given in _named(config, ("data", "held_out", "ptx_data", *functions)):
+    functions = ("judge", "reward", "gold", "check")
+    for key, given in _named(config, ("data", "held_out", "ptx_data", "test", "exemplars", *functions)):
         name = key.partition(".")[0]
         file = given.rpartition(":")[0]
         if file.endswith(".py") or name not in functions:

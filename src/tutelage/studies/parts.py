@@ -1,42 +1,16 @@
-"""What the studies share: a training as a run directory of its own, tokenizers of made-up words, figures."""
+"""What the studies share: tokenizers of made-up words, figures."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.core.atomic import write_folder
-from tutelage.core.errors import Interrupted
-from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import set_threads
 from tutelage.report.plots import Panel, draw
-from tutelage.report.read import read_json
-
-
-def part(run: RunDir, name: str, config: Mapping[str, Any], work: Callable[[RunDir], dict[str, Any]]) -> dict[str, Any]:
-    """`work(inner run directory)` in the folder `name` of the study's: finished, it is not done again; else it resumes.
-
-    Returns the part's summary. Whatever `work` raises marks the part and is raised again.
-    """
-    inner = RunDir(run.path / name, f"{run.kind}-{name}", config)
-    if inner.open() == "finished":
-        inner.close()
-        return read_json(inner.path / "summary.json")
-    try:
-        inner.note(device="cpu", threads=set_threads(inner.recall("threads")))
-        summary = work(inner)
-        inner.finish(summary)
-    except BaseException as error:
-        inner.fail(error, "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
-        raise
-    finally:
-        inner.close()
-    return summary
 
 
 def save_figure(folder: Path, panels: Sequence[Panel], columns: int = 3) -> Path:
@@ -46,10 +20,21 @@ def save_figure(folder: Path, panels: Sequence[Panel], columns: int = 3) -> Path
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token a word, ids in the order given; <|pad|> and <|endoftext|> (also the beginning) come behind them."""
+    """One token a word, ids in the order given; <|pad|> and <|endoftext|> (also the beginning) come behind them.
+
+    Words stand apart by single blanks. Where "\n" is one of them, line ends are tokens and come back as they were.
+    """
     names = [*words, "<|pad|>", "<|endoftext|>"]
     backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<|pad|>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    if "\n" in names:
+        backend.pre_tokenizer = pre_tokenizers.Sequence([  # type: ignore[assignment]
+            pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed"),
+        ])  # fmt: skip
+        # WordPiece's decoder puts the blanks between words
+        backend.decoder = decoders.Sequence([  # type: ignore[assignment]
+            decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), decoders.Replace(Regex(" ?\n ?"), "\n"),
+        ])  # fmt: skip
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|endoftext|>", bos_token="<|endoftext|>"
     )
