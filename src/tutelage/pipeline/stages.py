@@ -33,8 +33,8 @@ STAGES = {
     "star": "StarConfig",
 }
 STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "study-star": "StarStudyConfig"}
-"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`, where one that
-is named as a stage loses its "study-"."""
+"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`; one with the
+name of a stage has "study-" before it here."""
 INPUTS = (
     "tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data", "test", "check", "exemplars",
 )  # fmt: skip

@@ -12,10 +12,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
+from tutelage.core.runtime import stream_seed
 from tutelage.icl.star import arithmetic
 from tutelage.icl.star.learn import encode_texts
 from tutelage.icl.star.tasks import Arithmetic, measured_sums
@@ -48,11 +50,15 @@ class StarStudyConfig(StageConfig):
     """Preset of the model that is trained from scratch."""
     context: int = Field(256, ge=64)
     """Its context in tokens."""
-    base_steps: int = Field(1000, ge=1)
+    base_steps: int = Field(1200, ge=1)
     """Optimiser steps of the base model."""
-    hints: float = Field(0.5, ge=0, le=1)
+    hints: float = Field(0.25, ge=0, le=1)
     """Share of its scratchpads whose prompt has the hint."""
-    base_rows: int = Field(20_000, ge=1)
+    demonstrations: int = Field(10, ge=0)
+    """Scratchpads of each longer length that it has seen: the paper's prompts show 10 of every length."""
+    demonstrated: float = Field(0.2, ge=0, le=1)
+    """Rows of them, over and over, as a share of the others."""
+    base_rows: int = Field(40_000, ge=1)
     """Scratchpads that it is taught."""
     base_optimizer: OptimConfig = OptimConfig(name="muon", lr=3e-3, muon_lr=0.02)
     loops: int = Field(12, ge=1)
@@ -87,11 +93,12 @@ def run(config: StarStudyConfig, run: RunDir) -> dict[str, Any]:
     """The base model, `star` from it in every arm, the figure; the summary has each arm's accuracies and times."""
     began = time.perf_counter()
     keys = ("seed", "digits", "known", "scratchpad", "model", "context", "base_steps", "hints", "base_rows",
+            "demonstrations", "demonstrated",
             "batch_size", "held_rows", "precision")  # fmt: skip
     optimizer = config.base_optimizer.model_dump(mode="json")
     identity = {**{key: getattr(config, key) for key in keys}, "optimizer": optimizer}
     base = part(run, "base", identity, lambda inner: teach(config, inner))
-    arms = {name: part(run, name, _star(config, run, name).model_dump(mode="json", exclude={"out"}),
+    arms: dict[str, Any] = {name: part(run, name, _star(config, run, name).model_dump(mode="json", exclude={"out"}),
                        lambda inner: star.run(_star(config, run, name), inner)) for name in config.arms}  # noqa: B023 # fmt: skip
     save_figure(run.path, [panel for name in config.arms for panel in _panels(config, run, name)], columns=2)
     return {"base": base, **arms, "seconds": round(time.perf_counter() - began, 1)}
@@ -114,14 +121,20 @@ def teach(config: StarStudyConfig, run: RunDir) -> dict[str, Any]:
 
 
 def taught_texts(config: StarStudyConfig) -> list[tuple[str, str]]:
-    """(prompt, right scratchpad) of known lengths; a share of the prompts has the hint."""
-    digits = list(arithmetic.digits_of(f"arithmetic:{config.known}"))
+    """(prompt, right scratchpad) of the known lengths, and the few demonstrations of the others again and again; a
+    share of the prompts has the hint."""
+    known = list(arithmetic.digits_of(f"arithmetic:{config.known}"))
+    longer = [d for d in _asked(config) if d not in known]
     apart = {pair for some in measured_sums(_asked(config), config.held_rows, config.seed) for pair in some}
-    task = Arithmetic(digits, config.scratchpad)
-    pairs = arithmetic.training_sums(digits, config.base_rows, config.seed, "base", apart)
-    hinted = round(config.hints * len(pairs))
-    return [(str(task.prompt(task.item(pair), [], i < hinted)), task.item(pair).rationale) for i, pair in
-            enumerate(pairs)]  # fmt: skip
+    pairs = arithmetic.training_sums(known, config.base_rows, config.seed, "base", apart)
+    if longer and config.demonstrations:
+        few = arithmetic.training_sums(longer, config.demonstrations * len(longer), config.seed, "few", apart)
+        pairs += (few * config.base_rows)[: round(config.demonstrated * len(pairs))]
+    task = Arithmetic(_asked(config), config.scratchpad)
+    random = np.random.default_rng(stream_seed(config.seed, "hints"))
+    hinted = random.random(len(pairs)) < config.hints
+    items = [task.item(pair) for pair in pairs]
+    return [(str(task.prompt(item, [], bool(hint))), item.rationale) for item, hint in zip(items, hinted, strict=True)]
 
 
 def _asked(config: StarStudyConfig) -> Sequence[int]:

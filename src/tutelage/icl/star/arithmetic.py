@@ -36,7 +36,7 @@ OPEN, CLOSE = "<scratch>", "</scratch>"
 WORDS = (*"0123456789", "+", ",", "C:", "Input:", "Target:", OPEN, CLOSE, "\n")
 """Every word of the notation, for a tokenizer with one token each."""
 MOST_DIGITS = 18
-HELD_SHARE = 4
+HELD_SHARE = 10
 """At most one in so many of all sums of a number of digits is held out for each purpose (there are 100 of one digit)."""
 
 
@@ -87,7 +87,7 @@ def digits_of(data: str) -> range:
 
 
 def draw(digits: int, count: int, seed: int, without: frozenset[Pair] | set[Pair] = frozenset()) -> list[Pair]:
-    """`count` pairs of numbers of that many digits (0 is one of one digit), none of `without`; repetitions may occur."""
+    """`count` pairs of numbers of that many digits (0 is one of one digit), none of `without`; some may be equal."""
     low, high = (10 ** (digits - 1) if digits > 1 else 0), 10**digits
     if (high - low) ** 2 <= sum(low <= a < high and low <= b < high for a, b in without):
         raise DataError(f"all sums of {digits} digits are held out; none is left to train on")

@@ -16,7 +16,7 @@ from tutelage.core.errors import DataError, RunError
 from tutelage.core.progress import Progress
 from tutelage.core.rowfile import Row, RowFile
 from tutelage.core.rundir import read_jsonl_tolerant
-from tutelage.engine.requests import Output, Prompt, SamplingParams
+from tutelage.engine.requests import Completion, Output, Prompt, SamplingParams
 from tutelage.icl.reasoning.asking import Engine
 from tutelage.icl.reasoning.votes import vote
 from tutelage.icl.star.tasks import Item, Task
@@ -87,15 +87,22 @@ class Asker:
 
     def judged(self, items: Sequence[Item], outputs: Sequence[Output]) -> list[list[Row]]:
         """The completions of each item with the answer read and whether it is right."""
-        flat = [(i, c) for i, output in enumerate(outputs) for c in output.completions]
-        right = self.task.right([items[i] for i, _ in flat], [c.text for _, c in flat])
+        flat = [(i, *self._ended(c)) for i, output in enumerate(outputs) for c in output.completions]
+        right = self.task.right([items[i] for i, _, _ in flat], [text for _, text, _ in flat])
         out: list[list[Row]] = [[] for _ in items]
-        for (i, c), fine in zip(flat, right, strict=True):
-            finished = c.finish_reason != "length"
-            read = self.task.read(items[i], c.text)
+        for (i, text, finished), fine in zip(flat, right, strict=True):
+            read = self.task.read(items[i], text)
             # a rationale that was cut off may only look as if it ended with an answer
-            out[i].append({"text": c.text, "read": read, "right": fine and finished, "finished": finished})
+            out[i].append({"text": text, "read": read, "right": fine and finished, "finished": finished})
         return out
+
+
+    def _ended(self, completion: Completion) -> tuple[str, bool]:
+        """The text, and whether it came to an end; what follows the answer of one that did not is cut off."""
+        if completion.finish_reason != "length":
+            return completion.text, True
+        cut = self.task.whole(completion.text)
+        return (completion.text, False) if cut is None else (cut, True)
 
 
 def write_rationales(
@@ -155,8 +162,10 @@ def taught(row: Row, method: Method) -> list[tuple[str, bool]]:
         kept = [s["text"] for s in samples if s["finished"] and row["label"] is not None and s["read"] == row["label"]]
     else:
         kept = [s["text"] for s in samples if s["right"]]
-    different = {" ".join(text.split()): text for text in reversed(kept)}  # the first of equal ones
-    found = [(text, False) for text in reversed(different.values())]
+    different: dict[str, str] = {}
+    for text in kept:
+        different.setdefault(" ".join(text.split()), text)
+    found = [(text, False) for text in different.values()]
     hinted = row["hinted"]
     return found or ([(hinted["text"], True)] if hinted and hinted["right"] else [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from tutelage.train.sources import divide, nonempty, prompts
 
 HALF = 0.5
 """A check's score above this means that the answer is right."""
+PARAGRAPH = (*STOP, "\n\n")
+"""What ends a rationale of a model without chat: demonstrations are paragraphs of question and answer."""
+_ENDING = re.compile(r"answer is:? *[^\s.][^\n]*?(?:\.(?=\s)|\n)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Task(Protocol):
         """Whether each rationale ends with the right answer."""
         ...
 
+    def whole(self, text: str) -> str | None:
+        """Of a text that ran into its limit: the part up to its answer, or None where it had not come to one."""
+        ...
+
 
 class Arithmetic:
     """Sums with a scratchpad."""
@@ -82,6 +90,9 @@ class Arithmetic:
     def right(self, items: Sequence[Item], texts: Sequence[str]) -> list[bool]:
         return [self.read(item, text) == item.answer for item, text in zip(items, texts, strict=True)]
 
+    def whole(self, text: str) -> str | None:
+        return None
+
 
 class Problems:
     """Questions with one right answer, asked as icl.reasoning asks them.
@@ -91,7 +102,7 @@ class Problems:
 
     def __init__(self, chat: bool, max_tokens: int) -> None:
         self.chat, self.max_tokens = chat, max_tokens
-        self.stop: tuple[str, ...] = () if chat else STOP
+        self.stop: tuple[str, ...] = () if chat else PARAGRAPH
 
     def prompt(self, item: Item, shown: Sequence[Item], hint: bool) -> Prompt:
         exemplars, problem = ([_hinted(p) if hint else p for p in map(_problem, some)] for some in (shown, [item]))
@@ -105,6 +116,10 @@ class Problems:
     def right(self, items: Sequence[Item], texts: Sequence[str]) -> list[bool]:
         return [_problem(item).grade(_problem(item).read(text)) for item, text in zip(items, texts, strict=True)]
 
+    def whole(self, text: str) -> str | None:
+        found = _ENDING.search(text)
+        return text[: found.end()].rstrip("\n") if found else None
+
 
 class Checked:
     """Prompts whose answers a function with the signature of a reward judges: right above one half.
@@ -114,7 +129,7 @@ class Checked:
 
     def __init__(self, check: Reward, chat: bool, max_tokens: int) -> None:
         self.check, self.chat, self.max_tokens = check, chat, max_tokens
-        self.stop: tuple[str, ...] = () if chat else STOP
+        self.stop: tuple[str, ...] = () if chat else PARAGRAPH
 
     def prompt(self, item: Item, shown: Sequence[Item], hint: bool) -> Prompt:
         def asked(one: Item) -> str:
@@ -138,6 +153,9 @@ class Checked:
             return []
         rows = [{**item.row, "prompt": item.question} for item in items]
         return [score > HALF for score in judge_rows(self.check, rows, texts)]
+
+    def whole(self, text: str) -> str | None:
+        return None
 
 
 def _problem(item: Item) -> Problem:
