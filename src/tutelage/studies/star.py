@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -129,7 +130,7 @@ def taught_texts(config: StarStudyConfig) -> list[tuple[str, str]]:
     pairs = arithmetic.training_sums(known, config.base_rows, config.seed, "base", apart)
     if longer and config.demonstrations:
         few = arithmetic.training_sums(longer, config.demonstrations * len(longer), config.seed, "few", apart)
-        pairs += (few * config.base_rows)[: round(config.demonstrated * len(pairs))]
+        pairs += list(islice(cycle(few), round(config.demonstrated * len(pairs))))
     task = Arithmetic(_asked(config), config.scratchpad)
     random = np.random.default_rng(stream_seed(config.seed, "hints"))
     hinted = random.random(len(pairs)) < config.hints

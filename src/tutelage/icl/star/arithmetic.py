@@ -37,7 +37,7 @@ WORDS = (*"0123456789", "+", ",", "C:", "Input:", "Target:", OPEN, CLOSE, "\n")
 """Every word of the notation, for a tokenizer with one token each."""
 MOST_DIGITS = 18
 HELD_SHARE = 10
-"""At most one in so many of all sums of a number of digits is held out for each purpose (there are 100 of one digit)."""
+"""At most one in so many of all sums of a length is held out for each purpose (there are 100 of one digit)."""
 
 
 def spaced(number: int) -> str:
