@@ -67,7 +67,7 @@ def test_scratchpads_are_right_and_come_back_through_the_tokenizer(pair, layout)
     assert tokenizer.decode(ids) == whole and tokenizer.unk_token_id not in ids
 
 
-@pytest.mark.parametrize("text", ["", "8 8 3", "</scratch>", "</scratch>\n8 8 3 x", "</scratch>\n88", "</scratch>\n8\n8"])
+@pytest.mark.parametrize("text", ["", "8 8 3", "</scratch>", "</scratch>\n8 3 x", "</scratch>\n88", "</scratch>\n8\n8"])
 def test_what_is_no_answer(text):
     assert arithmetic.read_answer(text) is None
 

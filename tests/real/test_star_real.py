@@ -14,7 +14,7 @@ SETS = {"gsm8k": "reason/gsm8k", "commonsenseqa": "reason/zero_shot_cot/Commonse
 
 
 def speaker(problems):
-    """Knows the gold rationale of every other question; of the rest the answer only where the prompt's hint tells it."""
+    """Knows the gold rationale of every other question, and the answer of the rest only where a hint tells it."""
     known = {p.text: p for i, p in enumerate(problems) if i % 2}
 
     def say(prompt, number):

@@ -16,7 +16,7 @@ from tutelage.studies.parts import word_tokenizer
 TIMES = {"asking_seconds", "training_seconds"}
 CHECK = """
 def even(prompts, completions, **columns):
-    return [float(len(text) % 2 == 0) for text in completions]
+    return [float(sum(map(ord, prompt + text)) % 2 == 0) for prompt, text in zip(prompts, completions)]
 """
 
 
@@ -104,9 +104,10 @@ def test_killed_between_and_within_loops_and_no_bit_is_another(command, chain, t
     assert made(killed) == made(whole)
     rows = read(whole / "loop-01/rationales.jsonl")
     assert {row["group"] for row in rows} == {"even", "odd"}
+    assert {row["samples"][0]["right"] for row in rows} == {True, False}
     for row in rows:  # the user's check decides
         (said,) = row["samples"]
-        assert said["right"] is (said["finished"] and len(said["text"]) % 2 == 0)
+        assert said["right"] is (sum(map(ord, row["question"] + said["text"])) % 2 == 0)
 
 
 @pytest.mark.parametrize("method", ["rft", "self_consistency"])
