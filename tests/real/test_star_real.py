@@ -33,7 +33,7 @@ def test_one_loop(name, real_data, tmp_path):
     data = real_data / SETS[name]
     with served(Scripted(speaker(read_problems(data)))) as engine:
         out, _ = launch("star", {
-            "model": str(real_data / "weights/stories260K"), "data": str(data), "generator": engine.base_url,
+            "model": str(real_data / "weights/stories260K/hf"), "data": str(data), "generator": engine.base_url,
             "loops": 1, "per_loop": 200, "pool": 5000, "held_rows": 40, "start_steps": 20, "batch_size": 8,
             "max_tokens": 48, "max_length": 512, "precision": "fp32", "out": str(tmp_path / "star"),
         })  # fmt: skip
