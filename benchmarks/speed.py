@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import common
+import grpo_vs_trl
 import ppo_vs_trl
 import reward_vs_trl
 import tinyshakespeare
@@ -22,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
     words = ["--quick"] if args.quick else []
-    rows = [benchmark.main(words) for benchmark in (tinyshakespeare, reward_vs_trl, ppo_vs_trl)]
+    rows = [benchmark.main(words) for benchmark in (tinyshakespeare, reward_vs_trl, ppo_vs_trl, grpo_vs_trl)]
+    rows.append(grpo_vs_trl.main([*words, "--shots", "6"]))
     print()
     for row in rows:
         print(common.verdict(row))

@@ -58,6 +58,10 @@ MAIN = {
         "Learn from the model's own rationales, those that come out right (STaR).",
         "model=runs/base data=gsm8k out=runs/star",
     ),
+    "evaluate": (
+        "Measure a reward model on rankings, beside the people who made them.",
+        "model=runs/reward data=rankings.jsonl out=runs/evaluate",
+    ),
     "icl": (
         "In-context learning on a task; lists make a sweep.",
         'task=sst2 data=DATA model=runs/base shots=[0,4,16] score=[direct,channel] seeds=5 out=runs/icl',
@@ -71,6 +75,12 @@ STUDIES = {
                   "model=runs/base out=runs/heads"),
     "study-star": ("STaR: a model that adds two digits teaches itself five, with and without rationalisation.",
                    "out=runs/star-study"),
+    "overoptimisation": ("Reward hacking: gold and proxy against sqrt(KL) by reward model and KL coefficient.",
+                         "model=runs/demo/sft rankings=runs/demo/rank ptx_data=runs/demo/prepare out=runs/overopt"),
+    "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",
+                    "models.sft=runs/demo/sft models.rlhf=runs/demo/ppo out=runs/fabrication"),
+    "reward_curve": ("Reward models by number of comparisons and by size, beside how far people agree.",
+                     "out=runs/reward_curve"),
 }  # fmt: skip
 """Studies: the same."""
 study = typer.Typer(no_args_is_help=True, help="Reproduce a published claim at laptop size: tutelage study ginc",
@@ -99,6 +109,8 @@ class StageCommand(TyperCommand):
     """A command whose help lists the stage's keys, read from its configuration only when help is asked."""
 
     kind = ""
+    more = [("restart=false", "Move aside a run of another configuration in out=.")]
+    """What is no key of the configuration."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Add the keys with their defaults and meaning."""
@@ -107,7 +119,7 @@ class StageCommand(TyperCommand):
         rows = [(name if default is None else f"{name}={default}", doc) for name, default, doc in
                 describe(self.config())]  # fmt: skip
         with formatter.section("Keys (key=default)"):
-            formatter.write_dl([*rows, ("restart=false", "Move aside a run of another configuration in out=.")])
+            formatter.write_dl([*rows, *self.more])
 
     def config(self) -> Any:
         """The configuration whose keys are listed."""
@@ -123,6 +135,33 @@ class GenerateCommand(StageCommand):
         from tutelage.pipeline.batch import GenerateConfig
 
         return GenerateConfig
+
+
+class ServeCommand(StageCommand):
+    """The help of the server."""
+
+    more = []
+
+    def config(self) -> Any:
+        from tutelage.serve.run import ServeConfig
+
+        return ServeConfig
+
+
+@app.command(cls=ServeCommand)
+def serve(words: Words = None) -> None:
+    """Serve models over OpenAI's API, and the pages: tutelage serve runs/demo port=8000
+
+    Several models or servers' addresses at once: tutelage serve runs/demo/sft runs/other http://127.0.0.1:9000/v1
+
+    For others than this machine: tutelage serve keys=keys.json new_key=alice, then tutelage serve runs/demo
+    host=0.0.0.0 keys=keys.json
+    """
+    plain, values = _words(words, "tutelage serve runs/demo port=8000")
+    from tutelage.pipeline.chat import best_of, models_of
+    from tutelage.serve.run import serve as run_server
+
+    run_server(plain, values, models_of, best_of)
 
 
 @app.command("run")
@@ -160,6 +199,10 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
             console.print(sweep_table(summary["cells"]))
         else:
             console.print(metrics_text(summary), markup=False)
+        from tutelage.report.reward import console_tables
+
+        for table in console_tables(path):
+            console.print(table)
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"
@@ -226,13 +269,55 @@ def _generate_file(plain: list[str], values: dict[str, Any]) -> None:
 
 @app.command()
 def chat(words: Words = None) -> None:
-    """Talk to a model; in a pipeline run /base /sft /rlhf switch. Example: tutelage chat runs/demo temperature=0.7"""
+    """Talk to a model; in a pipeline run /base /sft /rlhf switch, /help lists more. Example: tutelage chat runs/demo
+
+    Also with a server: tutelage chat http://127.0.0.1:8000/v1 model=NAME temperature=0.7
+    """
     example = "tutelage chat runs/demo"
     plain, values = _words(words, example)
-    path = _one(plain, "model or run directory", example)
+    path = _one(plain, "model, run directory or server address", example)
     from tutelage.pipeline.chat import chat_loop
 
-    chat_loop(Path(path), values)
+    chat_loop(path, values)
+
+
+class LabelCommand(StageCommand):
+    """The help of the ranking page."""
+
+    def config(self) -> Any:
+        from tutelage.serve.label import LabelConfig
+
+        return LabelConfig
+
+
+@app.command(cls=LabelCommand)
+def label(words: Words = None) -> None:
+    """Have people rank answers on a page, and look after what they said. Example: tutelage label answers.jsonl
+
+    tutelage label DATA [key=value ...]: the page, for a file of answers, a run of `rank`, or a store
+
+    tutelage label prompts.jsonl model=runs/sft reward=runs/reward: answers sampled while people rank
+
+    tutelage label report STORE [batch=NAME] [json=true]: progress, agreement between people
+
+    tutelage label export STORE out=FILE [kind=rankings|demonstrations|prompts] [batch=NAME] [split=train|heldout]
+
+    tutelage label key STORE name=NAME [new=true]: a person's key
+
+    tutelage label forget STORE person=NAME [reason=WORDS]: delete all that a person gave
+
+    STORE is a file (labels.db) or a database's address (postgresql+psycopg://host/name).
+    """
+    addresses = [w for w in words or [] if "://" in w.partition("=")[0]]  # whose own "=" make no key
+    plain, values = _words([w for w in words or [] if w not in addresses], "tutelage label answers.jsonl")
+    from tutelage.feedback.commands import COMMANDS
+
+    if plain[:1] and plain[0] in COMMANDS:
+        console.print(COMMANDS[plain[0]]([*plain[1:], *addresses], values), markup=False)
+        return
+    from tutelage.serve.label import label as serve_page
+
+    serve_page([*plain, *addresses], values)
 
 
 @app.command()

@@ -236,7 +236,7 @@ def test_a_callback_that_raises_ends_its_own_row_alone() -> None:
     made = engine()
     params = SamplingParams(max_tokens=6, seed=1, banned_tokens=(1,))
 
-    def angry(token: int) -> None:
+    def angry(*_: object) -> None:
         raise KeyError("reader")
 
     with pytest.raises(KeyError, match="reader"):

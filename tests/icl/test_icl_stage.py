@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from tutelage.core.errors import ConfigError
+from tutelage.core.errors import ConfigError, RunError
 from tutelage.icl.evaluate import Bench, Setting, evaluate, macro_f1, statistics
 from tutelage.icl.examples import Example
 from tutelage.icl.prompts import MINIMAL, Prompter
@@ -68,12 +68,12 @@ def test_what_is_done_is_not_done_again(made, tmp_path, monkeypatch):
     words = dict(task=task, model=model, shots=2, seeds=3, out=str(tmp_path / "out"))
     plain = stage._pass
 
-    def breaks(config, task, bench, cells, seed):
+    def breaks(config, task, bench, cells, searched, seed):
         if seed == 1:
             with (tmp_path / "out" / "predictions.jsonl").open("a") as file:  # what a kill leaves
                 file.write('{"task": "half a li')
             raise RuntimeError("killed")
-        return plain(config, task, bench, cells, seed)
+        return plain(config, task, bench, cells, searched, seed)
 
     monkeypatch.setattr(stage, "_pass", breaks)
     with pytest.raises(RuntimeError):
@@ -146,3 +146,40 @@ def test_open_answers_are_generated_and_graded(made, tmp_path):
     assert row["n"] == 6 and 0 <= row["accuracy"] <= 1
     with pytest.raises(ConfigError, match="its answers are generated"):
         run("icl", task=str(tmp_path / "open.toml"), model=model, shots=1, norm="byte", out=str(tmp_path / "o2"))
+
+
+def test_files_that_a_description_names_are_part_of_the_run(made, tmp_path):
+    task, model = made
+    words = dict(task=task, model=model, shots=2)
+    path = run("icl", **words, out=str(tmp_path / "out"))
+    whole = (path / "manifest.json").read_text()
+    assert run("icl", **words, out=str(tmp_path / "out")) == path  # nothing changed: finished
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("task.toml", "train.jsonl", "test.jsonl"):
+        (moved / name).write_bytes((tmp_path / name).read_bytes())
+    # contents count, not the place
+    run("icl", **{**words, "task": str(moved / "task.toml")}, out=str(tmp_path / "out"))
+    assert (path / "manifest.json").read_text() == whole
+    for name in ("test.jsonl", "train.jsonl", "task.toml"):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(before.replace("film", "play") if "jsonl" in name else before + "\n# more\n")
+        with pytest.raises(RunError, match="another configuration or other inputs"):
+            run("icl", **words, out=str(tmp_path / "out"))
+        (tmp_path / name).write_text(before)
+    run("icl", **words, out=str(tmp_path / "out"))
+
+
+def test_files_of_a_built_in_task_and_of_a_list_are_part_of_the_run(made, tmp_path, monkeypatch):
+    task, model = made
+    folder = tmp_path / "data" / "ordered_prompt" / "cr"
+    folder.mkdir(parents=True)
+    for name in ("train", "test"):
+        said = [{"sentence": f"{name} {i}", "label": i % 2} for i in range(4)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in said))
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path / "data"))
+    words = dict(task=["cr", task], model=model, shots=0, out=str(tmp_path / "out"))
+    run("icl", **words)
+    (folder / "test.jsonl").write_text((folder / "test.jsonl").read_text().replace("test 3", "test 4"))
+    with pytest.raises(RunError, match="other inputs"):
+        run("icl", **words)

@@ -10,7 +10,7 @@ from tutelage.core.errors import ConfigError, DataError
 from tutelage.engine.local import LocalEngine
 from tutelage.engine.remote import RemoteEngine
 from tutelage.icl.selection import SELECTORS, SelectionContext, demonstrations
-from tutelage.icl.selection.embed import hidden_states, similarity
+from tutelage.icl.selection.embed import hidden_states, sentence_vectors, similarity
 
 POOL = [review(text, i % 2) for i, text in enumerate(sentences(40, seed=5))]
 QUERIES = [review(text, i % 2) for i, text in enumerate(sentences(52, seed=6)[:9])]
@@ -217,3 +217,39 @@ def test_what_is_longer_than_the_context_is_left_out_and_said(engine, caplog):
         SELECTORS["perplexity"](pool, QUERIES, 4, context, 0)
     with pytest.raises(DataError, match="none of 2 can be scored.*context is 64"):
         SELECTORS["perplexity"]([long, review(long.text + "sat")], QUERIES, 1, context, 0)
+
+
+def test_a_sentence_transformers_folder_is_loaded_and_compared(tmp_path, monkeypatch):
+    """A folder as sentence-transformers saves it (a tiny random BERT, mean pooling), against the same model by hand."""
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer import modules
+    from transformers import AutoModel, BertConfig, BertModel, BertTokenizerFast
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for e in POOL for w in e.text.lower().split()})]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    bert = BertModel(
+        BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    ).eval()  # fmt: skip
+    bert.save_pretrained(tmp_path / "bert")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    word = modules.Transformer(str(tmp_path / "bert"), max_seq_length=32)
+    library.SentenceTransformer(modules=[word, modules.Pooling(16)], device="cpu").save(str(tmp_path / "encoder"))
+
+    found = sentence_vectors([e.text for e in POOL], str(tmp_path / "encoder"))
+    tokenizer = BertTokenizerFast.from_pretrained(tmp_path / "bert")
+    plain = AutoModel.from_pretrained(tmp_path / "bert").eval()
+    with torch.no_grad():
+        means = [plain(**tokenizer(e.text, return_tensors="pt")).last_hidden_state[0].mean(0).numpy() for e in POOL]
+    np.testing.assert_allclose(found, np.stack(means), atol=1e-5)
+
+    context = SelectionContext(None, options={"by": "sentence", "encoder": str(tmp_path / "encoder")})
+    queries = [review(POOL[3].text + " " + POOL[3].text)]
+    (chosen,) = SELECTORS["knn"](POOL, queries, 4, context, 0)
+    asked = sentence_vectors([queries[0].text], str(tmp_path / "encoder"))[0]
+    cosine = found @ asked / np.linalg.norm(found, axis=1) / np.linalg.norm(asked)
+    assert chosen == np.argsort(-cosine, kind="stable")[:4].tolist()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tutelage.core.errors import ConfigError, DataError
-from tutelage.icl.tasks import load_task
+from tutelage.icl.tasks import files_of, load_task
 
 HEAD = 'name = "reviews"\ntrain = "train.jsonl"\ntest = "test.jsonl"\ntext = "{title} {body}"\nlabel = "stars"\n'
 LABELS = 'labels = { "1" = "bad", "5" = "good" }\n'
@@ -110,3 +110,49 @@ def test_unknown_names_and_missing_folders(tmp_path, monkeypatch):
         load_task("sst2")
     with pytest.raises(ConfigError, match="is not under"):
         load_task("sst2", str(tmp_path))
+
+
+def test_sources_and_the_files_they_are(tmp_path):
+    assert files_of("a.txt+b.txt") == ["a.txt", "b.txt"] and files_of("c+d.jsonl") == ["c+d.jsonl"]
+    assert files_of("") == [] and files_of("hf:squad:plain:test") == []
+    assert files_of(f"hf:{tmp_path}:train") == [str(tmp_path)]
+
+
+HUB = 'train = "hf:set:train"\ntest = "hf:set"\nlabel = "label"\nlabels = { 0 = "bad", 1 = "good" }\n'
+
+
+@pytest.mark.parametrize("form", ["save_to_disk", "one split", "parquet", "jsonl", "configurations"])
+def test_folders_of_the_datasets_library(tmp_path, form, monkeypatch):
+    """Local folders in the forms that a hub's set has: what `hf:` loads without a network."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = {split: [{"text": f"{split} {i}", "label": i % 2} for i in range(3)] for split in ("train", "test")}
+    sets = {split: datasets.Dataset.from_list(found) for split, found in rows.items()}
+    folder, text = tmp_path / "set", HUB
+    if form == "save_to_disk":
+        datasets.DatasetDict(sets).save_to_disk(folder)
+    elif form == "one split":
+        sets["test"].save_to_disk(folder)
+        text = HUB.replace('train = "hf:set:train"\n', "")
+    elif form == "configurations":
+        for name in ("small", "large"):
+            for split, found in sets.items():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                found.to_parquet(folder / name / f"{split}-00000-of-00001.parquet")
+        head = "---\nconfigs:\n- config_name: small\n  data_dir: small\n- config_name: large\n  data_dir: large\n---\n"
+        (folder / "README.md").write_text(head)
+        text = HUB.replace('"hf:set:train"', '"hf:set:small:train"').replace('"hf:set"', '"hf:set:large:test"')
+    else:
+        (folder / "data").mkdir(parents=True)
+        for split, found in sets.items():
+            getattr(found, {"parquet": "to_parquet", "jsonl": "to_json"}[form])(folder / "data" / f"{split}.{form}")
+    (tmp_path / "t.toml").write_text(text)
+    task = load_task(str(tmp_path / "t.toml"))
+    for split in ("train", "test") if form != "one split" else ("test",):
+        found = task.examples(split)
+        assert [(e.text, e.answer) for e in found] == [(r["text"], ("bad", "good")[r["label"]]) for r in rows[split]]
+    (tmp_path / "t.toml").write_text(HUB.replace('"hf:set"', '"hf:set:validation"'))
+    if form != "one split":
+        with pytest.raises(DataError, match="hf:.*set:validation: (KeyError|ValueError)"):
+            load_task(str(tmp_path / "t.toml")).examples("test")

@@ -40,7 +40,7 @@ def at_work(process, out):
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [(kind, signal.SIGINT) for kind in ("tokenizer", "prepare", "pretrain", "sft", "rank", "reward", "ppo", "grpo", "dpo")]
+    [(kind, signal.SIGINT) for kind in ("tokenizer", "prepare", "rank", *LOOPS)]
     + [("prepare", signal.SIGTERM), ("rank", signal.SIGTERM), ("sft", signal.SIGTERM), ("ppo", signal.SIGTERM)],
 )
 def test_a_stage_is_stopped_and_goes_on(command, chain, tmp_path, kind, number):

@@ -104,3 +104,21 @@ def test_a_reward_model_learns_real_pairs_and_reports_itself(real_data, tmp_path
     assert read_manifest(path)["status"] == "finished"
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("name", "kept"), [(HH, ("accuracy_by_prompt",)), (KWAY, ("kendall_tau",))])
+def test_the_report_and_the_learning_curve_stand_on_real_data(real_data, tmp_path, name, kept):
+    base, data = str(real_data / "weights/stories260K/hf"), str(real_data / name)
+    path, _ = launch("reward_curve", {
+        "models": [base], "data": data, "prompts": [8, 16], "held_rows": 40, "min_steps": 4, "passes": 1.0,
+        "batch_size": 4, "max_length": 96, "out": str(tmp_path / "curve"),
+    })  # fmt: skip
+    found = read_summary(path)
+    assert found["measure"] == "accuracy" and [cell["prompts"] for cell in found["cells"]] == [8, 16]
+    assert 0.3 < found["stories260K/hf"] < 0.9 and "people_agreement" not in found
+    again, _ = launch("evaluate", {"model": str(path / found["cells"][1]["run"]), "data": data, "rows": 30,
+                                   "out": str(tmp_path / "again")})  # fmt: skip
+    report = json.loads((again / "reward_report.json").read_text())
+    assert report["people"] is None and all(key in report["summary"] for key in kept)
+    assert report["length"]["longer_preferred"]["pairs"] + report["length"]["shorter_preferred"]["pairs"] > 20
+    assert sum(row["pairs"] for row in report["reliability"]) == report["summary"]["pairs"]

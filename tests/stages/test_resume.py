@@ -76,6 +76,7 @@ def cases(chain, foreign):
     reward = {**SMALL, "model": str(chain / "sft"), "data": str(chain / "rank"), "steps": 7, "batch_size": 4}
     text = {"ptx_data": str(chain / "prepare"), "ptx_batch": 2, "ptx_block": 32}
     ppo = {**PPO, "model": str(chain / "sft"), "reward": str(chain / "reward"), **text}
+    early = {"updates": 9, "stop_on": "held_out", "patience": 2, "held_out_rewards": [str(chain / "reward")] * 2}
     online = {k: v for k, v in ppo.items() if k != "kl_target"}
     online |= {"data": "schoolroom:demo", "online": True, "group_size": 4}
     dpo = {**SMALL, "model": str(chain / "sft"), "data": str(chain / "rank"), "updates": 7, "batch_size": 4}
@@ -94,6 +95,7 @@ def cases(chain, foreign):
         "reward lora": ("reward", {**reward, "method": "lora", "features": False}),
         "ppo": ("ppo", ppo),
         "ppo lora": ("ppo", {**ppo, "method": "lora"}),
+        "ppo that stops early": ("ppo", {**ppo, **early}),
         "grpo": ("grpo", {**ppo, "group_size": 4}),
         "grpo lora": ("grpo", {**ppo, "group_size": 4, "method": "lora", "kl_in": "loss"}),
         "rloo": ("grpo", {**ppo, "group_size": 4, "advantage": "rloo", "epochs": 2}),

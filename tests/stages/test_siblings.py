@@ -226,3 +226,19 @@ def test_best_of_n_keeps_the_best_and_says_how_far_it_went(chain, tmp_path):
     kept = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
     assert len(kept) == 10 and sum(r["score"] for r in kept) / 10 == pytest.approx(proxies[-1])
     assert all(r["score"] == r["completion"].count("a") and "ids" not in r for r in kept)
+
+
+def even(prompts, completions, **columns):
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dpo"])
+def test_rewards_that_tell_nothing_apart_move_nothing(chain, tmp_path, kind):
+    """Without KL and text a group of equal scores has no gradient, and no pair."""
+    given = {**RL, "model": str(chain / "sft"), "reward": even, "group_size": 4, "missing_eos_penalty": 0.0}
+    given |= {"kl_coef": 0.0} if kind == "grpo" else {"online": True, "data": "schoolroom:demo"}
+    path, _ = launch(kind, {**given, "out": str(tmp_path / "e")})
+    rows = rows_of(path)
+    assert all(r["flat_groups"] == 1.0 for r in rows) and (kind == "grpo" or rows[0]["optimizer_steps"] == 0)
+    before, after = (load_model(p)[0].state_dict() for p in (chain / "sft", path))
+    assert all(torch.equal(before[k], after[k]) for k in before)

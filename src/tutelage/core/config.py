@@ -29,6 +29,11 @@ class StageConfig(BaseModel):
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A broken row of a data file stops the stage, or is left out and listed in the manifest."""
 
+    def named_files(self) -> dict[str, str]:
+        """Files that other files or the environment name rather than a key of their own, by a name for each: their
+        contents are part of what the run is, as those of the keys in pipeline/stages.py are."""
+        return {}
+
 
 C = TypeVar("C", bound=BaseModel)
 

@@ -1,9 +1,11 @@
-"""Small statistics used by every stage: intervals, Kendall's tau, calibration error."""
+"""Small statistics used by every stage: intervals, bootstrap over cases, Kendall's tau, calibration error."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 
 def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -47,17 +49,33 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
     return (concordant - discordant) / total if total else 0.0
 
 
-def calibration_error(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float:
-    """Expected calibration error (Guo et al. 2017): mean |confidence - frequency| over equal-width bins."""
-    n = len(probabilities)
-    total = 0.0
-    for b in range(bins):
-        rows = [i for i, p in enumerate(probabilities) if min(bins - 1, int(p * bins)) == b]
-        if rows:
-            confidence = sum(probabilities[i] for i in rows) / len(rows)
-            frequency = sum(outcomes[i] for i in rows) / len(rows)
-            total += len(rows) / n * abs(confidence - frequency)
-    return total
+def reliability(
+    probabilities: Sequence[float], outcomes: Sequence[float], edges: Sequence[float]
+) -> list[dict[str, float]]:
+    """The reliability curve: {"low", "high", "n", "confidence", "frequency"} of every bin that holds a probability.
+
+    `edges` ascend; a bin holds its lower edge, the last one its upper edge too. "confidence" is the mean probability,
+    "frequency" the mean outcome (0..1).
+    """
+    inside: dict[int, list[int]] = {}
+    for i, p in enumerate(probabilities):
+        inside.setdefault(min(max(bisect_right(edges, p) - 1, 0), len(edges) - 2), []).append(i)
+    return [
+        {
+            "low": edges[b], "high": edges[b + 1], "n": len(rows),
+            "confidence": sum(probabilities[i] for i in rows) / len(rows),
+            "frequency": sum(outcomes[i] for i in rows) / len(rows),
+        }
+        for b, rows in sorted(inside.items())
+    ]  # fmt: skip
+
+
+def calibration_error(
+    probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10, edges: Sequence[float] = ()
+) -> float:
+    """Expected calibration error (Guo et al. 2017): mean |confidence - frequency| over equal-width bins, or `edges`."""
+    curve = reliability(probabilities, outcomes, edges or [b / bins for b in range(bins + 1)])
+    return sum(row["n"] * abs(row["confidence"] - row["frequency"]) for row in curve) / max(1, len(probabilities))
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float:
@@ -70,3 +88,47 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float:
     if va <= 0 or vb <= 0:
         return 0.0
     return sum((x - ma) * (y - mb) for x, y in zip(a, b)) / math.sqrt(va * vb)
+
+
+def bootstrap_weights(n: int, samples: int = 1000, seed: int = 0) -> Any:
+    """[samples, n] array: how often each of `n` cases is drawn in a resample of `n` with replacement."""
+    import numpy as np
+
+    if not n:
+        return np.zeros((samples, 0))
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples).astype(float)
+
+
+def percentile_interval(values: Any, share: float = 0.95) -> tuple[float, float]:
+    """The middle `share` of a statistic's resamples (Efron's percentile interval), those that are NaN left out.
+
+    With few cases (below about 20) it is too narrow. (NaN, NaN) when nothing is left.
+    """
+    import numpy as np
+
+    kept = np.asarray(values, float)
+    kept = kept[~np.isnan(kept)]
+    if not len(kept):
+        return math.nan, math.nan
+    low, high = np.quantile(kept, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)
+
+
+def ratio_interval(tops: Any, bottoms: Any, weights: Any = None) -> tuple[float, float, float]:
+    """(sum of tops / sum of bottoms, low, high), resampling cases: a share whose counts hang together within a case.
+
+    `tops`, `bottoms`: arrays [cases]; `weights`: those of `bootstrap_weights`, made here if not given. NaN where
+    nothing was counted; the bounds are NaN when fewer than two cases count.
+    """
+    import numpy as np
+
+    tops, bottoms = np.asarray(tops, float), np.asarray(bottoms, float)
+    total = bottoms.sum()
+    if total <= 0:
+        return math.nan, math.nan, math.nan
+    value = float(tops.sum() / total)
+    if (bottoms > 0).sum() < 2:
+        return value, math.nan, math.nan
+    weights = bootstrap_weights(len(tops)) if weights is None else weights
+    below = weights @ bottoms
+    return value, *percentile_interval(weights @ tops / np.where(below > 0, below, math.nan))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -121,3 +121,25 @@ class BatchDecoder:
     def _collect(rows: Rows, done: Sequence[int], numbers: Sequence[int], results: list[Finished | None]) -> None:
         for i, result in zip(done, rows.results(list(done))):
             results[numbers[i]] = result
+
+
+def batches_of(
+    order: Sequence[int], groups: Sequence[Sequence[Request]], max_rows: int, max_tokens: int, even: bool = False
+) -> Iterator[list[int]]:
+    """Cut ``order`` (shortest prompt first) where rows or padded tokens would exceed their limits (even: and at
+    every new length)."""
+    batch: list[int] = []
+    rows, new = 0, 0
+    for i in order:
+        first = groups[i][0]
+        width = len(first.prompt) + max(new, first.params.max_tokens)
+        more = rows + len(groups[i])
+        uneven = even and bool(batch) and len(groups[batch[0]][0].prompt) != len(first.prompt)
+        if batch and (uneven or more > max_rows or more * width > max_tokens):
+            yield batch
+            batch, rows, new = [], 0, 0
+        batch.append(i)
+        rows += len(groups[i])
+        new = max(new, first.params.max_tokens)
+    if batch:
+        yield batch

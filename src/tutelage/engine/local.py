@@ -15,7 +15,7 @@ import torch
 
 from tutelage.core.errors import DataError, in_words
 from tutelage.engine.compiled import Compiled
-from tutelage.engine.decode import BatchDecoder
+from tutelage.engine.decode import BatchDecoder, batches_of
 from tutelage.engine.masked import NO_GENERATION, score_masked
 from tutelage.engine.prompted import PromptDecoder, check_prompt, virtual_tokens
 from tutelage.engine.requests import (
@@ -53,6 +53,7 @@ class LocalEngine:
     Encoder-decoders take prompts and contexts in the encoder (seq2seq.py); masked LMs only score (masked.py).
     ``compiled``: decode through torch.compile (see compiled.py): the first step costs seconds, one stream is then
     quicker. "frozen": with the weights as constants, which is quicker still and tunes for half a minute.
+    ``prefix_bytes``: for a server whose weights do not change, keys of beginnings that came up before.
 
     Safe to call from several threads: their rows share the batch.
     """
@@ -67,6 +68,7 @@ class LocalEngine:
         max_tokens: int = 2048,
         max_batch_tokens: int = 1 << 17,
         compiled: Compiled = False,
+        prefix_bytes: int = 0,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -76,6 +78,7 @@ class LocalEngine:
         self.max_tokens = max_tokens
         self.max_batch_tokens = max_batch_tokens
         self.compiled = compiled
+        self.prefix_bytes = prefix_bytes
         self.lock = threading.Lock()
         self.counts = Counts()
         """Tokens asked and computed so far: what shared beginnings saved."""
@@ -201,30 +204,42 @@ class LocalEngine:
             out += group
         return out
 
+    def rows(self, prompt: Prompt, params: SamplingParams) -> list[Request]:
+        """The ``params.n`` rows that continue a prompt, fitted to the room after it, for ``Live.submit``.
+
+        Raises DataError for a prompt that cannot be served.
+        """
+        params = self._turn(prompt, params)
+        ids = self.encode(prompt)
+        error = self._refusal(ids, params)
+        if error:
+            raise DataError(error)
+        fitted, seed = self._fit(params, self._room(ids)), _seed(params, ids)
+        return [Request(ids, fitted, derive_seed(seed, j)) for j in range(params.n)]
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
         """Pieces of one completion's text as they are sampled; the last piece has the finish reason.
 
         Text that may still turn into a stop string or is an unfinished character is held back.
         Raises DataError for a prompt that cannot be served.
         """
-        params = self._turn(prompt, params or SamplingParams())
-        ids = self.encode(prompt)
-        error = self._refusal(ids, params)
-        if error:
-            raise DataError(error)
         from tutelage.engine.stream import stream_pieces
 
-        yield from stream_pieces(self, ids, params, _seed(params, ids))
+        yield from stream_pieces(self, self.rows(prompt, replace(params or SamplingParams(), n=1))[0])
 
-    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 2048) -> list[Score]:
+    def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 2048, top: int = 0) -> list[Score]:
         """Log-probability of each continuation given its context (each a str or token ids), in order.
 
         Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
         padded size of one forward. An empty context starts at the bos token (else eos). Encoder-decoders encode the two
-        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``).
+        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``). ``top``: of
+        causal LMs, so many alternatives of each token.
         """
-        by_kind = {"causal": score_pairs, "masked": score_masked, "seq2seq": score_answers}
-        return by_kind[self.kind](self, pairs, max_tokens)
+        if self.kind == "causal":
+            return score_pairs(self, pairs, max_tokens, top)
+        if top:
+            raise DataError(f"alternatives of scored tokens are not there for {WORDS[self.kind]}")
+        return (score_masked if self.kind == "masked" else score_answers)(self, pairs, max_tokens)
 
     def _refusal(self, ids: Sequence[int], params: SamplingParams) -> str | None:
         if self.kind == "masked":
@@ -261,7 +276,7 @@ class LocalEngine:
             [Request(ids, wanted, derive_seed(seed, j)) for j in range(wanted.n)]
             for ids, wanted, seed in zip(prompts, params, seeds, strict=True)
         ]
-        texts = self._texts
+        texts = self.texts
         return [texts.completions(group, found) for group, found in zip(groups, self.decode(groups), strict=True)]
 
     def decode(
@@ -290,17 +305,19 @@ class LocalEngine:
             return support(self.model)
 
     @functools.cached_property
-    def _texts(self) -> Texts:
+    def texts(self) -> Texts:
         return Texts(self.tokenizer, apart=self.kind == "seq2seq")
 
     @functools.cached_property
     def _rules(self) -> Rules:
-        return Rules(self.eos_tokens, self._texts.has_stop, self.device)
+        return Rules(self.eos_tokens, self.texts.has_stop, self.device)
 
     @functools.cached_property
     def _scheduler(self) -> Scheduler:
         limits = (self.support.token_bytes, self.kv_bytes, self.max_rows, self.max_tokens)
-        return Scheduler(self.model, self._rules, *limits, compiled=self.compiled)
+        return Scheduler(
+            self.model, self._rules, *limits, compiled=self.compiled, prefix_budget=self.prefix_bytes
+        )  # fmt: skip
 
     def _static(
         self, groups: Sequence[Sequence[Request]], cancelled: threading.Event | None
@@ -313,7 +330,7 @@ class LocalEngine:
         order = sorted(range(len(groups)), key=lambda i: len(groups[i][0].prompt))
         done: list[list[Finished]] = [[] for _ in groups]
         with self.lock, inference_attention(self.model):
-            for batch in _batches(order, groups, self.max_rows, self.max_batch_tokens, even=prompted):
+            for batch in batches_of(order, groups, self.max_rows, self.max_batch_tokens, even=prompted):
                 finished = iter(decoder.run([groups[i] for i in batch], cancelled))
                 for i in batch:
                     done[i] = [next(finished) for _ in groups[i]]
@@ -343,7 +360,7 @@ class LocalEngine:
         Raises what went wrong with its text or its reader.
         """
         request = replace(request, params=self._fit(request.params, self._room(request.prompt)))
-        return self._texts.completion(request, self.decode([[request]], cancelled)[0][0])
+        return self.texts.completion(request, self.decode([[request]], cancelled)[0][0])
 
     def autocast(self) -> Any:
         """The bfloat16 autocast context if the engine was asked for it."""
@@ -351,11 +368,7 @@ class LocalEngine:
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Text of completion tokens without special tokens."""
-        return self._texts.of(tokens)
-
-    def continuation_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """Text of completion tokens as it continues the prompt's text: a blank between the two is kept."""
-        return self._texts.continuation(prompt, tokens)
+        return self.texts.of(tokens)
 
 
 def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
@@ -363,25 +376,3 @@ def _seed(params: SamplingParams, ids: Sequence[int]) -> int:
         return int(torch.randint(-(2**63), 2**63 - 1, ()))
     # the prompt is mixed in, so that one seed for many prompts does not give them all the same uniforms
     return derive_seed(params.seed, zlib.crc32(array("q", ids).tobytes()))
-
-
-def _batches(
-    order: Sequence[int], groups: Sequence[Sequence[Request]], max_rows: int, max_tokens: int, even: bool = False
-) -> Iterator[list[int]]:
-    """Cut ``order`` (shortest prompt first) where rows or padded tokens would exceed their limits (even: and at
-    every new length)."""
-    batch: list[int] = []
-    rows, new = 0, 0
-    for i in order:
-        first = groups[i][0]
-        width = len(first.prompt) + max(new, first.params.max_tokens)
-        more = rows + len(groups[i])
-        uneven = even and bool(batch) and len(groups[batch[0]][0].prompt) != len(first.prompt)
-        if batch and (uneven or more > max_rows or more * width > max_tokens):
-            yield batch
-            batch, rows, new = [], 0, 0
-        batch.append(i)
-        rows += len(groups[i])
-        new = max(new, first.params.max_tokens)
-    if batch:
-        yield batch

@@ -6,6 +6,9 @@ gathered or concatenated. Unused places are zero, not arbitrary: a masked key th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +55,12 @@ class Pool:
         self.keys[layer][rows, :, columns] = key_HMD.transpose(0, 1)
         self.values[layer][rows, :, columns] = value_HMD.transpose(0, 1)
 
+    def fill(self, row: int, start: int, length: int, layers: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Put keys and values [H, length, D] of every layer behind a row's first `start` tokens."""
+        for layer, (key, value) in layers.items():
+            rows = torch.full((length,), row, dtype=torch.int64, device=key.device)
+            self.write(layer, rows, torch.arange(start, start + length, device=key.device), key, value)
+
     def move(self, sources: list[int], targets: list[int], filled: int) -> None:
         """Copy rows (their first `filled` tokens) over others."""
         a, b = torch.tensor(sources), torch.tensor(targets)
@@ -70,3 +79,12 @@ class PoolKeys:
         """See model.attention.Keys."""
         view = (slice(self.rows), slice(None), slice(self.length))
         return self.pool.keys[layer][view], self.pool.values[layer][view]
+
+
+def writer(
+    pool: Pool, spans: Iterable[tuple[int, int, int, int]], device: torch.device
+) -> Callable[[int, Tensor, Tensor], None]:
+    """Writes (token, row, column, length) spans of a forward's keys and values into the pool."""
+    parts = [(at + np.arange(n), np.full(n, row), column + np.arange(n)) for at, row, column, n in spans]
+    tokens, rows, columns = (torch.from_numpy(np.concatenate(x)).to(device) for x in zip(*parts))
+    return lambda layer, key, value: pool.write(layer, rows, columns, key[:, tokens], value[:, tokens])

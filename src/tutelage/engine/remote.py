@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tutelage.core.errors import DataError
@@ -58,12 +58,17 @@ class RemoteEngine:
         """The served model's name; the server's first one if none was given."""
         with self._naming:
             if self._model is None:
-                listed = self._server.json("/models").get("data")
-                first = listed[0] if isinstance(listed, list) and listed else None
-                if not isinstance(first, Mapping) or not first.get("id"):
-                    raise DataError(f"{self.base_url} serves no model; name one with model=")
-                self._model = str(first["id"])
+                self._model = self.models()[0]
             return self._model
+
+    def models(self) -> list[str]:
+        """The names of the models that the server lists. DataError when there is none."""
+        listed = self._server.json("/models").get("data")
+        rows = listed if isinstance(listed, list) else []
+        names = [str(row["id"]) for row in rows if isinstance(row, Mapping) and row.get("id")]
+        if not names:
+            raise DataError(f"{self.base_url} serves no model; name one with model=")
+        return names
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -93,6 +98,14 @@ class RemoteEngine:
                 ended = ended or bool(reason)
         if not ended:
             raise ServerError(f"{self.base_url}{path}: the stream ended before the answer did")
+
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The server's own answer to a body of the API, with this model's name put in. Raises ServerError."""
+        return self._dialect.ask(path, {**body, "model": self.model}, self._server.json)
+
+    def follow(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+        """The same as the events of a stream; closing it hangs up."""
+        yield from self._dialect.follow(path, {**body, "model": self.model}, self._server.events)
 
     def score(self, pairs: Sequence[tuple[Any, Any]], max_tokens: int = 2048) -> list[Score]:
         """Log-probs of continuations through /completions with echo and logprobs; a server without them is an error.

@@ -126,7 +126,8 @@ class Output:
 class Score:
     """Log-probability of a continuation given its context, in nats, with its per-token parts.
 
-    ``is_greedy``: every token was the model's first choice.
+    ``is_greedy``: every token was the model's first choice. ``top_logprobs``: of each token the likeliest alternatives,
+    where they were asked for.
     """
 
     logprob: float
@@ -134,6 +135,7 @@ class Score:
     is_greedy: bool = False
     tokens: tuple[int, ...] = ()
     error: str | None = None
+    top_logprobs: tuple[Mapping[int, float], ...] = ()
 
 
 @dataclass

@@ -27,8 +27,11 @@ class Request:
     prompt: Sequence[int]
     params: SamplingParams
     seed: int
-    on_token: Callable[[int], None] | None = None
-    """Called with every token as it is sampled. Where it raises, this row alone ends, with that `error`."""
+    on_sample: Callable[[int, float, dict[int, float] | None], None] | None = None
+    """Called with every token as it is sampled, its log-prob, and the alternatives if they are asked for. Where it
+    raises, this row alone ends, with that `error`."""
+    on_end: Callable[[Finished], None] | None = None
+    """Called by the scheduler with what the row came to; must not raise."""
     error: Exception | None = None
 
 
@@ -111,7 +114,7 @@ class Rows:
         distinct = {id(p): p for p in params}.values()
         self._has_strings = any(p.stop for p in distinct)
         self._has_top = any(p.logprobs for p in distinct)
-        self._callbacks = any(r.on_token for r in self.requests)
+        self._callbacks = any(r.on_sample for r in self.requests)
         self.stops: Tensor | None = None
         if any(p.stop_tokens for p in distinct):
             # -1 never equals a token, so it fills the rows that have fewer stop tokens
@@ -157,16 +160,16 @@ class Rows:
         reason = torch.where(torch.isin(tokens, self._ends), EOS, reason)
         self.reason[part] = torch.where(live, reason, self.reason[part])
         if self._callbacks:
-            self._tell(tokens.tolist(), live.tolist(), start)
+            self._tell(tokens.tolist(), logprobs.tolist(), live.tolist(), start)
         if self._has_strings:
             self._strings(start)
 
-    def _tell(self, tokens: Sequence[int], live: Sequence[bool], start: int) -> None:
-        for i, (token, lives) in enumerate(zip(tokens, live), start):
+    def _tell(self, tokens: Sequence[int], logprobs: Sequence[float], live: Sequence[bool], start: int) -> None:
+        for i, (token, logprob, lives) in enumerate(zip(tokens, logprobs, live), start):
             request = self.requests[i]
-            if request.on_token is not None and lives:
+            if request.on_sample is not None and lives:
                 try:
-                    request.on_token(token)
+                    request.on_sample(token, logprob, self.top[i][-1] if self.top[i] else None)
                 except Exception as problem:  # the other rows of the batch are not to suffer
                     request.error, self.reason[i] = problem, STOP
 

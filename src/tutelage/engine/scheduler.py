@@ -8,34 +8,35 @@ threads may run sessions at once: one of them drives, and every step advances th
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.engine.compiled import Compiled, Decode
 from tutelage.engine.plan import Chunk, Walk
-from tutelage.engine.pool import Pool, PoolKeys
+from tutelage.engine.pool import Pool, PoolKeys, writer
+from tutelage.engine.prefixes import Prefixes
 from tutelage.engine.rows import Rows, Rules
-from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session
+from tutelage.engine.session import SHARE, Cohort, Group, Seat, Session, Source
 from tutelage.engine.trie import Node
 from tutelage.model.attention import using
 from tutelage.model.forward import call
-from tutelage.model.plans import Block, Plan
+from tutelage.model.plans import Block, Plan, StoredKeys
 
 
 class Scheduler:
     """Decodes sessions on one model that honours plans.
 
     token_bytes: keys and values of one token over all layers; budget: bytes of them at most; max_rows: rows decoded at
-    once (a group's rows always run together); max_tokens: tokens of a prefill forward.
+    once (a group's rows always run together); max_tokens: tokens of a prefill forward; prefix_budget: further bytes for
+    beginnings kept from one session to the next (prefixes.py).
     """
 
     def __init__(
         self, model: Any, rules: Rules, token_bytes: int, budget: int, max_rows: int = 256, max_tokens: int = 2048,
-        compiled: Compiled = False,
+        compiled: Compiled = False, prefix_budget: int = 0,
     ) -> None:  # fmt: skip
         self.model, self.rules, self.max_rows, self.max_tokens = model, rules, max_rows, max_tokens
         self.decode = Decode(model, compiled)
@@ -43,6 +44,8 @@ class Scheduler:
         self.capacity = budget // max(1, token_bytes)
         """Tokens that the budget holds."""
         self.sessions: list[Session] = []
+        self.lives: list[Source] = []
+        self.prefixes = Prefixes(prefix_budget // max(1, token_bytes)) if prefix_budget else None
         self.cohorts: dict[int, Cohort] = {}
         self._gate = threading.Lock()
         self._incoming: list[Session] = []
@@ -77,10 +80,13 @@ class Scheduler:
                 with self._gate:
                     self.sessions += self._incoming
                     self._incoming = []
+                self.sessions += [s for s in [live.take_in() for live in self.lives] if s is not None]
                 self._settle()
                 if session.over:
                     return
                 self.step()
+                for live in self.lives:
+                    live.flush()
         except BaseException as problem:
             self._fail(problem)
             raise
@@ -97,9 +103,10 @@ class Scheduler:
         with self._gate:
             self.sessions += self._incoming
             self._incoming = []
-            self._driven = bool(self.sessions)
-            if self.sessions:
-                self.sessions[0].turn.set()
+            next_ = next((s for s in self.sessions if s.waited), None)
+            self._driven = next_ is not None
+            if next_ is not None:
+                next_.turn.set()
 
     def step(self) -> None:
         """Admit what fits, then one token for every row."""
@@ -169,13 +176,13 @@ class Scheduler:
             groups = [g for s, g, _ in admitted if s is session]
             places = self._seat(session, [(g, size) for s, g, size in admitted if s is session])
             first: dict[int, Tensor] = {}
-            nodes = {n.order: n for g in groups for n in g.leaf.path() if n.order not in session.stored}
-            walk = Walk(
-                [nodes[o] for o in sorted(nodes)], self.max_tokens, self.rules.device, keep=session.keeps,
-                stored=session.stored,
-            )  # fmt: skip
+            path = {n.order: n for g in groups for n in g.leaf.path()}
+            stored = {**session.stored, **{o: k for o, k in session.known.items() if o in path}}
+            nodes = [path[o] for o in sorted(path) if o not in stored]
+            walk = Walk(nodes, self.max_tokens, self.rules.device, keep=session.keeps, stored=stored)
             for chunk in walk.chunks() if nodes else ():
                 self._chunk(session, groups, chunk, places, first)
+            self._keep(session, groups, places, stored)
             self._first_tokens(first, session)
         self._parts = None
 
@@ -217,7 +224,7 @@ class Scheduler:
                     )
             if group.leaf.order in chunk.starts:
                 ends[group.leaf.order] = chunk.starts[group.leaf.order] + group.leaf.length - 1
-        keepers = [_writer(cohorts[key].pool, spans, self.rules.device) for key, spans in copies.items()]
+        keepers = [writer(cohorts[key].pool, spans, self.rules.device) for key, spans in copies.items()]
         chunk.plan.keepers = [*chunk.plan.keepers, *keepers]
         wanted = torch.tensor(list(ends.values()) or [0], device=self.rules.device)
         logits = self._forward(chunk.ids, chunk.positions, chunk.plan, wanted)
@@ -225,6 +232,25 @@ class Scheduler:
             first[order] = logits[row]
             if session.shared[order]:
                 session.ends[order] = logits[row]
+
+    def _keep(
+        self, session: Session, groups: Sequence[Group], places: dict[int, tuple[Cohort, int]],
+        stored: dict[int, StoredKeys],
+    ) -> None:  # fmt: skip
+        """After a prefill: what later rows, the rows themselves and later sessions need of the keys."""
+        for group in groups:
+            cohort, place = places[group.number]
+            for node in group.leaf.path():
+                if session.shared[node.order]:
+                    session.stored[node.order] = stored[node.order]
+                elif node.order in session.known:
+                    for i in range(len(group.requests)):
+                        at = (place + i, node.start - group.own, node.length)
+                        cohort.pool.fill(*at, session.known[node.order].layers)
+            path = session.wanted.get(group.number, ())
+            if self.prefixes is not None and path and all(node.order in stored for node in path):
+                tokens = list(group.requests[0].prompt[: path[-1].stop])
+                self.prefixes.keep(tokens, [stored[node.order] for node in path])
 
     def _first_tokens(self, first: dict[int, Tensor], session: Session) -> None:
         """The rows join their cohorts and sample their first token."""
@@ -251,7 +277,7 @@ class Scheduler:
         for cohort in cohorts:
             count = len(cohort.rows)
             span = slice(at, at + count)
-            keepers.append(_appender(cohort, span))
+            keepers.append(cohort.appender(span))
             blocks.append(self._own_block(cohort, span))
             at += count
         ids = torch.cat([c.rows.last for c in cohorts])
@@ -321,6 +347,9 @@ class Scheduler:
             session = seat.session
             session.results[seat.group.number][seat.sample] = result
             session.left -= 1
+            told = seat.group.requests[seat.sample].on_end
+            if told is not None:
+                told(result)
             if session.on_done and None not in session.results[seat.group.number]:
                 try:
                     session.on_done(1)
@@ -337,6 +366,17 @@ class Scheduler:
         if not cohort.seats:  # give the memory back
             del self.cohorts[cohort.pool.capacity]
         self._parts = None
+
+    def drop(self, session: Session, number: int) -> None:
+        """Take the rows of one group out, finished or not. Called between steps."""
+        for group in [g for g in session.pending if g.number == number]:
+            session.pending.remove(group)
+            session.release(group, len(group.requests))
+            session.left -= len(group.requests)
+        for cohort in list(self.cohorts.values()):
+            rows = [i for i, s in enumerate(cohort.seats) if s.session is session and s.group.number == number]
+            session.left -= len(rows)
+            self._leave(cohort, rows)
 
     def _drop(self, session: Session) -> None:
         """Take a session's rows out, finished or not."""
@@ -355,19 +395,3 @@ class Scheduler:
             session.forget()
             session.error = session.error or problem
             session.turn.set()
-
-
-def _spans(spans: Iterable[tuple[int, int, int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(token, row, column, length) -> flat token, row and column numbers."""
-    parts = [(at + np.arange(n), np.full(n, row), column + np.arange(n)) for at, row, column, n in spans]
-    return tuple(np.concatenate(x) for x in zip(*parts))  # type: ignore[return-value]
-
-
-def _writer(pool: Pool, spans: Sequence[tuple[int, int, int, int]], device: torch.device) -> Any:
-    tokens, rows, columns = (torch.from_numpy(x).to(device) for x in _spans(spans))
-    return lambda layer, key, value: pool.write(layer, rows, columns, key[:, tokens], value[:, tokens])
-
-
-def _appender(cohort: Cohort, span: slice) -> Any:
-    rows, columns = torch.arange(len(cohort.rows), device=cohort.own.device), cohort.own.clone()
-    return lambda layer, key, value: cohort.pool.write(layer, rows, columns, key[:, span], value[:, span])

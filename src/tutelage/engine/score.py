@@ -11,7 +11,7 @@ import torch
 
 from tutelage.core.errors import in_words
 from tutelage.engine.requests import NOT_A_NUMBER, Score
-from tutelage.engine.trie_score import score_tokens
+from tutelage.engine.trie_score import alternatives, score_tokens
 from tutelage.model.forward import call, evaluating, inference_attention, position_ids, vocabulary
 
 
@@ -78,14 +78,14 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[list[An
     return logprobs.tolist(), (logits.argmax(-1) == targets).tolist()
 
 
-def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) -> list[Score]:
+def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int, top: int = 0) -> list[Score]:
     """One Score a pair, in order; see ``LocalEngine.score``."""
 
     def found(items: Sequence[Any]) -> list[Score]:
         if engine.support.plans:
-            return score_tokens(engine.model, items, max_tokens, engine.counts)
+            return score_tokens(engine.model, items, max_tokens, engine.counts, top)
         engine.counts.add(*[sum(len(left) + len(right) - 1 for left, right in items)] * 2)
-        return _padded(engine, items, max_tokens)
+        return _padded(engine, items, max_tokens, top)
 
     return scored(engine, prepared(engine, pairs, _prepare), found)
 
@@ -124,18 +124,18 @@ def scored(engine: Any, items: Sequence[Any], score: Callable[[Sequence[Any]], l
     return scores
 
 
-def _padded(engine: Any, items: Sequence[Any], max_tokens: int) -> list[Score]:
+def _padded(engine: Any, items: Sequence[Any], max_tokens: int, top: int = 0) -> list[Score]:
     """Full forwards of padded batches, pairs of like length together."""
     sizes = [len(left) + len(right) - 1 for left, right in items]
     out: list[Any] = [None] * len(items)
     with engine.lock, inference_attention(engine.model):
         for batch in batches(sizes, sorted(range(len(items)), key=lambda i: -sizes[i]), max_tokens):
-            for i, score in zip(batch, _forward(engine, [items[i] for i in batch]), strict=True):
+            for i, score in zip(batch, _forward(engine, [items[i] for i in batch], top), strict=True):
                 out[i] = score
     return out
 
 
-def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
+def _forward(engine: Any, items: Sequence[Any], top: int = 0) -> list[Score]:
     device = engine.device
     width = max(len(left) + len(right) - 1 for left, right in items)
     ids = torch.zeros(len(items), width, dtype=torch.int64)
@@ -164,5 +164,7 @@ def _forward(engine: Any, items: Sequence[Any]) -> list[Score]:
     for row, (left, right) in enumerate(items):
         start = len(left) - 1 - first
         part = logprobs[row][start : start + len(right)]
-        scores.append(Score(sum(part), tuple(part), all(greedy[row][start : start + len(right)]), tuple(right)))
+        best = alternatives(logits[row, start : start + len(right)], top) if top else ()
+        first_choice = all(greedy[row][start : start + len(right)])
+        scores.append(Score(sum(part), tuple(part), first_choice, tuple(right), None, tuple(best)))
     return scores

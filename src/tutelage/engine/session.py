@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.engine.pool import Pool
+from tutelage.engine.prefixes import Prefixes
 from tutelage.engine.rows import Finished, Request, Rows
 from tutelage.engine.trie import Node, Trie
 from tutelage.model.plans import StoredKeys
@@ -43,14 +45,18 @@ class Session:
         groups: Sequence[Sequence[Request]],
         cancelled: threading.Event | None = None,
         on_done: Callable[[int], object] | None = None,
+        prefixes: Prefixes | None = None,
     ) -> None:
-        """cancelled: set by whoever does not want the results any more; on_done(1): a group has ended."""
+        """cancelled: set by whoever does not want the results any more; on_done(1): a group has ended; prefixes: kept
+        beginnings of earlier sessions."""
         self.on_done = on_done
         self.results: list[list[Finished | None]] = [[None] * len(g) for g in groups]
         self.left = sum(map(len, groups))
         self.cancelled = cancelled or threading.Event()
         self.error: BaseException | None = None
         """Why nothing more will come."""
+        self.waited = True
+        """Whether a thread waits for it, which can drive the scheduler."""
         self.turn = threading.Event()
         """Set when the session is over, or when its thread is to drive the scheduler."""
         self.stored: dict[int, StoredKeys] = {}
@@ -58,10 +64,21 @@ class Session:
         """Logits [V] after a kept node at which a prompt ends."""
         self.users: dict[int, int] = {}
         """Rows that still need a kept node."""
+        self.saved = 0
+        """Tokens that are not computed, as earlier sessions had them."""
+        self.known: dict[int, StoredKeys] = {}
+        """Keys of nodes that one row alone needs, from earlier sessions: they are copied into its buffer."""
+        self.wanted: dict[int, Sequence[Node]] = {}
+        """Group number -> the nodes of a beginning that is to be kept for later sessions."""
         if not groups:
             self.pending: list[Group] = []
             return
-        self.trie = Trie([np.asarray(g[0].prompt, dtype=np.int64) for g in groups])
+        found = [prefixes.find(g[0].prompt) if prefixes is not None else (None, 0) for g in groups]
+        whole = [np.asarray(g[0].prompt, dtype=np.int64) for g in groups]
+        # a beginning that is a sequence of its own ends with a node of the trie
+        ends = [(i, is_kept, size) for i, (prefix, new) in enumerate(found) for is_kept, size in
+                ((True, len(prefix.tokens) if prefix is not None else 0), (False, new)) if size]  # fmt: skip
+        self.trie = Trie([*whole, *(whole[i][:size] for i, _, size in ends)])
         made = [Group(i, g, leaf) for i, (g, leaf) in enumerate(zip(groups, self.trie.leaf))]
         below = [0] * len(self.trie.nodes)
         for group in made:
@@ -81,11 +98,26 @@ class Session:
                 group.own = node.stop
                 self.users[node.order] = self.users.get(node.order, 0) + len(group.requests)
         self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
+        last = {node.order for node in self.trie.leaf[: len(groups)]}
+        for (i, is_kept, _), end in zip(ends, self.trie.leaf[len(groups) :]):
+            if not is_kept:
+                self.wanted[i] = end.path()
+                continue
+            prefix = found[i][0]
+            assert prefix is not None
+            for node in end.path():
+                if node.order in last:  # where a prompt ends its logits are needed
+                    break
+                table = self.stored if self.shared[node.order] else self.known
+                if node.order not in table:
+                    table[node.order] = prefix.part(node.start, node.stop)
+                    self.saved += node.length
+        self._wanted = {node.order for path in self.wanted.values() for node in path}
 
     @property
     def prompt_tokens(self) -> int:
         """Distinct tokens of the prompts: what is computed of them."""
-        return sum(node.length for node in self.trie.nodes) if self.results else 0
+        return sum(node.length for node in self.trie.nodes) - self.saved if self.results else 0
 
     @property
     def over(self) -> bool:
@@ -93,8 +125,8 @@ class Session:
         return not self.left or self.error is not None or self.cancelled.is_set()
 
     def keeps(self, node: Node) -> bool:
-        """Whether the node's keys are kept for the rows below it."""
-        return self.shared[node.order]
+        """Whether the node's keys outlive its forward: for the rows below it, or for later sessions."""
+        return self.shared[node.order] or node.order in self._wanted
 
     def chain(self, group: Group) -> list[Node]:
         """The shared nodes above a group's own tokens, from the top."""
@@ -118,6 +150,16 @@ class Session:
         self.ends.clear()
 
 
+class Source(Protocol):
+    """Where sessions come from that no thread waits for (see live.py)."""
+
+    def take_in(self) -> Session | None:
+        """Before a step: what has arrived."""
+
+    def flush(self) -> None:
+        """After a step: say what happened."""
+
+
 @dataclass(eq=False)
 class Seat:
     """Where a row belongs."""
@@ -138,6 +180,11 @@ class Cohort:
     def __post_init__(self) -> None:
         self.own = torch.zeros(0, dtype=torch.int64, device=self.rows.rules.device)
         self.base = self.own.clone()
+
+    def appender(self, span: slice) -> Callable[[int, Tensor, Tensor], None]:
+        """Writes the tokens of a forward's span, one a row, behind the rows' own."""
+        rows, columns = torch.arange(len(self.rows), device=self.own.device), self.own.clone()
+        return lambda layer, key, value: self.pool.write(layer, rows, columns, key[:, span], value[:, span])
 
     def leave(self, done: Sequence[int]) -> None:
         """Take the given rows out and close the gaps with rows from the end."""

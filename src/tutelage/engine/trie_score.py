@@ -21,9 +21,10 @@ LOGITS = 1 << 25
 
 def score_tokens(
     model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_tokens: int = 4096,
-    counts: Counts | None = None,
+    counts: Counts | None = None, top: int = 0,
 ) -> list[Score]:  # fmt: skip
-    """One Score for each (context ids, continuation ids), neither empty. `max_tokens`: tokens of one forward.
+    """One Score for each (context ids, continuation ids), neither empty. `max_tokens`: tokens of one forward; `top`: so
+    many alternatives of each token.
 
     The model must honour plans (see probe.py). Equal contexts, beginnings of contexts and beginnings of continuations
     are computed once; only positions that predict a continuation's token get logits.
@@ -32,7 +33,7 @@ def score_tokens(
     trie = Trie([tokens[:-1] for tokens in whole])  # nothing is predicted from the last token
     if counts is not None:
         counts.add(sum(len(tokens) - 1 for tokens in whole), sum(node.length for node in trie.nodes))
-    asked = _Asked(trie, whole, [len(left) for left, _ in pairs])
+    asked = _Asked(trie, whole, [len(left) for left, _ in pairs], top)
     device = next(model.parameters()).device
     vocab = model.get_output_embeddings().weight.shape[0]
     walk = Walk(trie.nodes, max_tokens, device, cost=lambda a, b: asked.between(a, b) * vocab * max_tokens / LOGITS)
@@ -56,10 +57,17 @@ def score_tokens(
     return asked.scores([right for _, right in pairs])
 
 
+def alternatives(logits_MV: Tensor, count: int) -> list[dict[int, float]]:
+    """The likeliest tokens of each row and their log-probs, best first."""
+    best = logits_MV.float().log_softmax(-1).topk(min(count, logits_MV.shape[-1]))
+    return [dict(zip(ids, values)) for ids, values in zip(best.indices.tolist(), best.values.tolist())]
+
+
 class _Asked:
     """Which tokens are to be predicted where: flat arrays over all requests, ordered by place in the trie."""
 
-    def __init__(self, trie: Trie, whole: Sequence[np.ndarray], contexts: Sequence[int]) -> None:
+    def __init__(self, trie: Trie, whole: Sequence[np.ndarray], contexts: Sequence[int], top: int = 0) -> None:
+        self.top = top
         sizes = np.array([node.length for node in trie.nodes])
         self.begins = np.concatenate([[0], sizes.cumsum()])
         self.counts = [len(tokens) - context for tokens, context in zip(whole, contexts)]
@@ -81,6 +89,7 @@ class _Asked:
         self.target = np.concatenate([t[c:] for t, c in zip(whole, contexts)])[self.order]
         self.logprob = np.empty(len(place), dtype=np.float64)
         self.best = np.empty(len(place), dtype=bool)
+        self.others: list[dict[int, float]] = [{}] * (len(place) if top else 0)
 
     def between(self, first: int, last: int) -> int:
         """Positions that need logits in the nodes first..last."""
@@ -99,6 +108,9 @@ class _Asked:
         logprobs = logits[rows, targets] - logits.logsumexp(-1)[rows]
         self.logprob[wanted] = logprobs.double().cpu().numpy()
         self.best[wanted] = (logits.argmax(-1)[rows] == targets).cpu().numpy()
+        if self.top:
+            found = alternatives(logits, self.top)
+            self.others[wanted] = [found[row] for row in rows.tolist()]
 
     def scores(self, continuations: Sequence[Sequence[int]]) -> list[Score]:
         """The answers in the requests' order."""
@@ -108,6 +120,8 @@ class _Asked:
         out, at = [], 0
         for tokens, count in zip(continuations, self.counts):
             part = logprob[at : at + count]
-            out.append(Score(float(part.sum()), tuple(part.tolist()), bool(best[at : at + count].all()), tuple(tokens)))
+            others = tuple(self.others[i] for i in back[at : at + count]) if self.top else ()
+            sure = bool(best[at : at + count].all())
+            out.append(Score(float(part.sum()), tuple(part.tolist()), sure, tuple(tokens), None, others))
             at += count
         return out

@@ -180,6 +180,14 @@ def rows_of(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from read_rows(source)
 
 
+def files_of(source: str) -> list[str]:
+    """The files and folders on this machine that `rows_of` reads; none for a set that the datasets library fetches."""
+    if source.startswith("hf:"):
+        return [folder] if Path(folder := _hub_parts(source)[0]).exists() else []
+    parts = source.split("+", 1) if "+" in source and source.endswith(".txt") else [source]
+    return [part for part in parts if part]
+
+
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -208,18 +216,36 @@ def _parallel(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _hub(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of `hf:name[:config][:split]`: a hub's name, a folder of data files, or one that save_to_disk wrote."""
     try:
         import datasets
     except ImportError:
         raise DataError(f"{source}: needs the datasets library (pip install datasets), or a local file") from None
-    _, name, *more = source.split(":")
-    config, split = (more + [""])[:2] if len(more) > 1 else ("", more[0] if more else "test")
+    name, config, split = _hub_parts(source)
     try:
-        rows = datasets.load_dataset(name, config or None, split=split)
+        if any((Path(name) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+            rows = datasets.load_from_disk(name)
+            rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
+        else:
+            rows = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # whatever the library raises: a missing set, no network, a broken file
         raise DataError(f"{source}: {type(error).__name__}: {error}") from error
     for number, row in enumerate(rows, 1):
         yield f"{source}:{number}", dict(row)
+
+
+def _hub_parts(source: str) -> tuple[str, str, str]:
+    """(name, configuration, split) of `hf:name[:config][:split]`; the split is test if none is given."""
+    name, *more = source.removeprefix("hf:").split(":")
+    return name, more[0] if len(more) > 1 else "", more[-1] if more else "test"
+
+
+def _beside(source: str, base: Path) -> str:
+    """A description's source as a path from here; a hub's name stays, unless a folder of that name lies there."""
+    if source.startswith("hf:"):
+        name, _, rest = source.removeprefix("hf:").partition(":")
+        return f"hf:{base / name}{':' * bool(rest)}{rest}" if (base / name).is_dir() else source
+    return "+".join(str(base / part) for part in source.split("+"))
 
 
 def load_task(name: str, data: str | None = None) -> Task:
@@ -230,9 +256,8 @@ def load_task(name: str, data: str | None = None) -> Task:
     if name.endswith(".toml"):
         values = read_toml(name)
         for split in ("train", "test"):
-            if values.get(split) and not str(values[split]).startswith("hf:"):
-                base = Path(data) if data else Path(name).parent
-                values[split] = "+".join(str(base / part) for part in str(values[split]).split("+"))
+            if values.get(split):
+                values[split] = _beside(str(values[split]), Path(data) if data else Path(name).parent)
         values.setdefault("name", Path(name).stem)
         return build(Task, values, where=name)
     from tutelage.icl.builtin import builtin_task

@@ -29,16 +29,22 @@ STAGES = {
     "dpo": "DpoConfig",
     "grpo": "GrpoConfig",
     "bestofn": "BestofnConfig",
+    "evaluate": "EvaluateConfig",
     "icl": "IclConfig",
     "star": "StarConfig",
 }
-STUDIES = {"ginc": "GincConfig", "induction": "InductionConfig", "study-star": "StarStudyConfig"}
+STUDIES = {
+    "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
+    "reward_curve": "RewardCurveConfig", "overoptimisation": "OveroptimisationConfig",
+    "study-star": "StarStudyConfig",
+}  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`; one with the
 name of a stage has "study-" before it here."""
 INPUTS = (
-    "tokenizer", "data", "model", "reward", "judge", "gold", "held_out", "ptx_data", "test", "check", "exemplars",
+    "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
+    "ptx_data", "test", "check", "exemplars",
 )  # fmt: skip
-LISTS = ("reward",)
+LISTS = ("reward", "held_out_rewards")
 """Keys whose lists name files; those of others are patterns and the like."""
 NO_FILES = ("preset:", "schoolroom:", "arithmetic:", "http://", "https://")
 
@@ -154,7 +160,7 @@ def _inputs(config: StageConfig) -> dict[str, str]:
             continue
         require_finished(file, f"{name}={given}")
         out[name] = file
-    return out
+    return {**config.named_files(), **out}
 
 
 def require_finished(path: str | Path, where: str) -> None:

@@ -17,13 +17,17 @@ from tutelage.report.plots import compare_panels, draw, loss_panels, ppo_panels,
 from tutelage.report.read import (
     StageRun,
     flat_metrics,
+    is_stage,
     mappings,
     metrics_text,
     number_text,
     read_json,
+    read_stage,
     read_stages,
     time_text,
 )
+from tutelage.report.reward import folder_sheets, read_report
+from tutelage.report.reward import panels as report_panels
 from tutelage.report.template import PAGE
 
 
@@ -38,6 +42,8 @@ def write_report(run_dir: str | Path) -> Path:
         raise RunError(f"{run_dir}: no such run directory")
     summary = read_json(run_dir / "summary.json")
     stages = read_stages(run_dir, [str(s.get("name")) for s in mappings(summary.get("stages"))])
+    if is_stage(run_dir):  # a stage's own directory, not a pipeline's
+        stages.insert(0, read_stage(run_dir))
     if not summary and not stages:
         raise RunError(f"{run_dir}: holds neither summary.json nor a stage's directory; nothing to report")
     # autoescape for everything: answers and prompts are a model's text and may hold markup.
@@ -46,6 +52,7 @@ def write_report(run_dir: str | Path) -> Path:
         title=run_dir.resolve().name,
         stages=stage_rows(summary, stages),
         figures=figures(stages),
+        sheets=[(f"{s.name}: {sheet.title}", sheet) for s in stages for sheet in folder_sheets(s.path)],
         answers=answer_table(summary),
         grid=score_grid(summary),
         methods=method_table(stages),
@@ -90,6 +97,8 @@ HEADINGS = {"ppo": "PPO", "grpo": "GRPO", "dpo": "DPO"}
 def figures(stages: list[StageRun]) -> list[dict[str, str]]:
     """(heading, PNG in base64) of every figure that has data."""
     made = [("Language model", draw(loss_panels(stages))), ("Reward model", draw(reward_panels(stages)))]
+    for s in stages:
+        made.append((f"Reward model on held-out rankings ({s.name})", draw(report_panels(read_report(s.path)))))
     made += [(f"{HEADINGS[s.kind]} ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind in HEADINGS]
     made.append(("Methods compared", draw(method_panels(stages))))
     made.append(("PPO runs compared", draw(compare_panels(stages))))

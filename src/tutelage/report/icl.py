@@ -14,7 +14,8 @@ from tutelage.report.plots import plain
 
 Cell = Mapping[str, Any]
 COLUMNS = (
-    "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "chat", "method",
+    "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "instructions",
+    "chat", "method",
 )  # fmt: skip
 
 
@@ -28,7 +29,20 @@ def sweep_table(cells: Sequence[Cell]) -> Table:
         table.add_column(name, justify="left" if name in varied else "right", no_wrap=name not in varied)
     for cell in cells:
         table.add_row(*[Text(text) for text in _texts(cell, varied)])
+    if found := found_instructions(cells):
+        table.caption, table.caption_justify = Text("\n".join(found)), "left"
     return table
+
+
+def found_instructions(cells: Sequence[Cell]) -> list[str]:
+    """A line for each instruction that was searched: by what, on which seed, its score among how many, and its text."""
+    lines = [
+        f"{cell['task']}, {cell['instructions']}, seed {one['seed']}: {one['instruction']!r} "
+        f"(score {_number(one['score'])}, best of {one['candidates']})"
+        for cell in cells
+        for one in cell.get("searched", ())
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def _texts(cell: Cell, varied: Sequence[str]) -> list[str]:
@@ -89,5 +103,3 @@ def draw_sweep(folder: Path, cells: Sequence[Cell], swept: Sequence[str]) -> Pat
         figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     path.with_name(".accuracy.png").replace(path)
     return path
-
-

@@ -6,12 +6,19 @@ import base64
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from tutelage.core.atomic import write_folder
+from tutelage.core.overoptimisation import Fit
 from tutelage.report.read import StageRun, finite
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches a panel
+MONITORS = {
+    "repetition": "repetition", "refusal_rate": "refuses", "sycophancy_rate": "flatters", "distinct": "different",
+}  # fmt: skip
 
 
 @dataclass
@@ -23,8 +30,8 @@ class Panel:
     y_label: str
     lines: list[tuple[str, list[float], list[float]]]
     bands: list[tuple[list[float], list[float]]] = field(default_factory=list)
-    x_scale: Literal["linear", "doubling"] = "linear"
-    """doubling: 0, 1, 2, 4, 8, ... at equal distances."""
+    x_scale: Literal["linear", "fraction", "doubling"] = "linear"
+    """linear: marked at whole numbers; fraction: anywhere; doubling: 0, 1, 2, 4, 8, ... at equal distances."""
 
 
 def panel(stage: StageRun, title: str, keys: dict[str, str], y_label: str, x_label: str = "step") -> Panel | None:
@@ -96,6 +103,8 @@ def ppo_panels(stage: StageRun) -> list[Panel]:
         panel(stage, "critic: explained variance", {"explained_variance": "explained variance"}, "", x),
         panel(stage, "answers that end (EOS rate)", {"eos_rate": "EOS rate"}, "share", x),
         panel(stage, "answer length", {"length": "tokens"}, "tokens", x),
+        panel(stage, "habits", MONITORS, "share of answers", x),
+        panel(stage, "held-out reward models", {"held_out": "mean - disagreement"}, "score", x),
         panel(stage, "length-reward correlation", {"length_reward_correlation": "correlation"}, "", x),
         panel(stage, "pretraining loss in the mix (ptx)", {"ptx_loss": "loss"}, "nats a token", x),
         panel(stage, "KL coefficient", {"beta": "beta"}, "", x),
@@ -120,7 +129,18 @@ def gold_against_kl(stage: StageRun) -> Panel | None:
         points = sorted((distance[s], v) for s, v in zip(at, values, strict=True) if s in distance)
         if points:
             lines.append((key, [p[0] for p in points], [p[1] for p in points]))
+            lines += _law(key, stage.summary.get(f"{key}_fit"), points[-1][0])
     return Panel("score against distance from SFT", "sqrt(KL)", "score", lines) if lines else None
+
+
+def _law(key: str, found: Any, furthest: float) -> list[tuple[str, list[float], list[float]]]:
+    """The fitted law of Gao et al. as one more set of points, dense enough to read as a curve; none without a fit."""
+    try:
+        made = Fit(**{k: v for k, v in found.items() if k != "turn"})
+    except (TypeError, AttributeError):
+        return []
+    x = [furthest * i / 60 for i in range(61)]
+    return [(f"{key}: d(a - b log d), R2 {made.r2:.2f}", x, [made.start + made.gain(d) for d in x])]
 
 
 def smooth(values: list[float], width: int) -> list[float]:
@@ -150,6 +170,15 @@ def draw(panels: list[Panel], columns: int = 3) -> str:
         warnings.filterwarnings("ignore", message="Glyph")  # a stage's name may be Chinese; matplotlib's font is not
         figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def save_figure(folder: Path, name: str, panels: Sequence[Panel], columns: int = 3) -> Path | None:
+    """Write the panels as figures/NAME.png in a run directory, whole or not at all; None for no panels."""
+    if not panels:
+        return None
+    png = base64.b64decode(draw(list(panels), columns))
+    file = f"{name}.png"
+    return write_folder(folder / "figures", lambda aside: (aside / file).write_bytes(png)) / file
 
 
 def fill(axes: Any, item: Panel) -> None:

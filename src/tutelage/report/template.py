@@ -43,6 +43,12 @@ img { max-width: 100%; }
 <tr><th>prompt</th>{% for c in answers.columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in answers.rows %}<tr>{% for cell in row %}<td class="text">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
+{% for heading, sheet in sheets %}<h2>{{ heading }}</h2>
+<div class="wide"><table>
+<tr>{% for c in sheet.columns %}<th>{{ c }}</th>{% endfor %}</tr>
+{% for row in sheet.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endfor %}
 {% for f in figures %}<h2>{{ f.heading }}</h2>
 <img alt="{{ f.heading }}" src="data:image/png;base64,{{ f.png }}">
 {% endfor %}

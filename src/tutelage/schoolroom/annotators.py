@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
-from itertools import combinations
 
+from tutelage.core.agreement import Ranked, agreement_of, agreement_report
 from tutelage.schoolroom.item import Item
 from tutelage.schoolroom.judge import gold
 
@@ -53,18 +53,17 @@ def agreement(people: Sequence[Annotator], sets: Sequence[tuple[Item, Sequence[s
     A pair that either side ties is left out. `sets` are items with the answers to compare; ValueError if nothing can
     be compared.
     """
-    alike = {"with_gold": 0, "between": 0}
-    compared = {"with_gold": 0, "between": 0}
-    for item, answers in sets:
-        truth = [gold(item, a).total for a in answers]
-        places = [{i: r for r, group in enumerate(p.rank(item, list(answers))) for i in group} for p in people]
-        for i, j in combinations(range(len(answers)), 2):
-            signs = [(place[j] > place[i]) - (place[j] < place[i]) for place in places]
-            true = (truth[i] > truth[j]) - (truth[i] < truth[j])
-            sides = {"with_gold": [(s, true) for s in signs], "between": list(combinations(signs, 2))}
-            for name, pairs in sides.items():
-                compared[name] += sum(bool(a and b) for a, b in pairs)
-                alike[name] += sum(a == b != 0 for a, b in pairs)
-    if not all(compared.values()):
+    truth = Annotator(noise=0.0, bias=0.0, tie=1e-9)
+    judged = [Ranked(n, "gold", truth.rank(item, list(answers))) for n, (item, answers) in enumerate(sets)]
+    rankings = [
+        Ranked(n, i, person.rank(item, list(answers)))
+        for n, (item, answers) in enumerate(sets)
+        for i, person in enumerate(people)
+    ]
+    found = {
+        "with_gold": agreement_of(judged, rankings, samples=1)["agreement"],
+        "between": agreement_report(rankings, samples=1)["agreement"],
+    }
+    if None in found.values():
         raise ValueError("agreement: no pair of answers that two sides both order; give several answers and annotators")
-    return {name: alike[name] / compared[name] for name in alike}
+    return found

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from tutelage.core.atomic import write_atomic
+from tutelage.core.errors import RewardError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.core.stats import mean_interval
@@ -82,12 +83,13 @@ def run(config: BestofnConfig, run: RunDir) -> dict[str, Any]:
         episodes = episodes_of(each, answers, tokenizer, config.n)
         ref = judge(actors, episodes.rollout, passes, precision).ref
         scores, _ = score(episodes, ref)
+        golds = gold(episodes, ref).view(-1, config.n).tolist() if gold else []
+        # up to here nothing has moved: a reward that fails leaves the state of the batch before (see drive)
         scores = scores - config.missing_eos_penalty * (1 - episodes.rollout.ended)
         best = scores.view(-1, config.n).argmax(1).tolist()
         values = state.values
         values["scores"] = [*values["scores"], *scores.view(-1, config.n).tolist()]
-        if gold:
-            values["gold"] = [*values["gold"], *gold(episodes, ref).view(-1, config.n).tolist()]
+        values["gold"] = [*values["gold"], *golds]
         for i, (row, k) in enumerate(zip(part, best)):
             at = i * config.n + k
             plain = {key: value for key, value in row.items() if key != "ids"}
@@ -98,7 +100,7 @@ def run(config: BestofnConfig, run: RunDir) -> dict[str, Any]:
                       f"ETA {left:.0f}s")  # fmt: skip
 
     steps = -(-len(rows) // config.batch)
-    drive(run, {"state": state}, steps, one, config.save_every)
+    drive(run, {"state": state}, steps, one, config.save_every, unmoved=(RewardError,))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in state.values["kept"])
     write_atomic(run.path / "answers.jsonl", text)
     run.truncate_metrics(0)  # of a process that was stopped while it wrote them

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,18 +20,23 @@ from tutelage.core.progress import Progress
 from tutelage.core.rundir import RunDir, read_jsonl_tolerant
 from tutelage.core.stats import wilson
 from tutelage.engine import load
-from tutelage.icl.evaluate import Bench, Result, Setting, evaluate
+from tutelage.icl.evaluate import Bench, Result, Setting, evaluate, tokens_of
 from tutelage.icl.examples import subsample
+from tutelage.icl.instructions.search import FROM_PAIRS, InstructionSearch, check_search, search_instructions
+from tutelage.icl.instructions.search import table as candidates
 from tutelage.icl.open import evaluate_open, evaluate_reasoning
 from tutelage.icl.perturb import Corpus
 from tutelage.icl.reasoning import METHODS
-from tutelage.icl.tasks import Task, load_task
+from tutelage.icl.tasks import Task, files_of, load_task
 from tutelage.report.icl import draw_sweep
 from tutelage.text.corpus import read_texts
 
 T = TypeVar("T")
+Searched = dict[str, dict[str, Any]]
+"""_sought(cell) -> the method, its candidates best first, and what the search took."""
 SWEPT = (
-    "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "chat", "method",
+    "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "instructions",
+    "chat", "method",
 )  # fmt: skip
 
 
@@ -47,7 +54,7 @@ class IclConfig(StageConfig):
     shots: int | list[int] = 4
     """Demonstrations; 0 is zero-shot."""
     select: str | list[str] = "random"
-    """How demonstrations are chosen: random, balanced, fixed, bm25, tfidf, hidden, dpp, votek, mdl, epr ..."""
+    """How demonstrations are chosen: random, balanced, fixed, bm25, tfidf, hidden, dpp, vote_k, mdl, epr ..."""
     order: str | list[str] = "given"
     """given | nearest_first | nearest_last | random | global_entropy | local_entropy"""
     score: str | list[str] = "direct"
@@ -63,6 +70,13 @@ class IclConfig(StageConfig):
     """manual (the task's template) | minimal (input, newline, answer)"""
     instruction: str | list[str] = ""
     """Text in front of everything; {text} is not known there."""
+    instructions: str | list[str] = "none"
+    """An instruction that the model finds on training examples, in place of `instruction`: none | ape | induction |
+    perplexity | mutual_information (these two choose among wordings of `instruction` or search.seeds)."""
+    search: InstructionSearch = InstructionSearch()
+    """How much `instructions` may try, e.g. search.candidates=250 search.examples=100."""
+    proposer: str | None = None
+    """Another model that writes the candidates of `instructions`; `model` judges them."""
     chat: bool | list[bool] = False
     """Prompts through the model's chat template."""
     seeds: int = Field(1, ge=1)
@@ -82,19 +96,36 @@ class IclConfig(StageConfig):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
+    def named_files(self) -> dict[str, str]:
+        """Descriptions and the data files that they or the built-in tasks name, the corpus, and the meta-prompts."""
+        out = {}
+        for number, name in enumerate(_listed(self.task)):
+            if name.endswith(".toml"):
+                out["task" if name == self.task else f"task {number}"] = name
+            task = load_task(name, self.data)
+            files = [*files_of(task.train), *files_of(task.test)]
+            out.update({f"task {number} file {i}": file for i, file in enumerate(files)})
+        more = {"corpus": self.corpus, "search.prompts": self.search.prompts}
+        return {**out, **{key: file for key, file in more.items() if file}}
+
 
 def run(config: IclConfig, run: RunDir) -> dict[str, Any]:
-    """Every cell on every seed into results.jsonl and predictions.jsonl; a table, a plot and summary.json."""
+    """Every cell on every seed into results.jsonl and predictions.jsonl; a table, a plot and summary.json.
+
+    Searched instructions stand in results.jsonl with their scores, and all that were tried in instructions.jsonl.
+    """
     cells = list(_cells(config))
     tasks = _listed(config.task)
     work = [(name, config.seed + i) for name in tasks for i in range(config.seeds)]
     rows = _resumed(run.path)
     left = [pair for pair in work if pair not in {(r["task"], r["seed"]) for r in rows}]
     engine = load(config.model, config.device, config.dtype, config.served) if left else None
+    writer = load(config.proposer, config.device, config.dtype) if left and config.proposer else None
     benches = {name: _bench(config, engine, load_task(name, config.data), cells) for name in {name for name, _ in left}}
     with Progress(run.path.name, "passes", len(left)) as progress:
         for name, seed in progress.over(left):
-            rows += _write(run.path, rows, name, seed, _pass(config, *benches[name], cells, seed))
+            searched = _search(config, *benches[name], writer, cells, seed)
+            rows += _write(run.path, rows, name, seed, _pass(config, *benches[name], cells, searched, seed), searched)
     table = [_aggregate(rows, name, cell) for name in tasks for cell in cells]
     figure = draw_sweep(run.path, table, [k for k in ("task", *SWEPT) if isinstance(getattr(config, k), list)])
     return {"cells": table, **({"figure": figure.name} if figure else {}), **_totals(table)}
@@ -110,8 +141,26 @@ def _cells(config: IclConfig) -> Iterator[dict[str, Any]]:
         cell = dict(zip(SWEPT, values, strict=True))
         if cell["method"] != "score" and cell["method"] not in METHODS:
             raise ConfigError(f"method={cell['method']!r}; one of score, {', '.join(METHODS)}")
-        Setting(**{k: v for k, v in cell.items() if k != "method"})  # checks
+        _setting(cell)  # checks
+        if cell["instructions"] != "none":
+            check_search(cell["instructions"], config.search, cell["instruction"])
+            if cell["method"] != "score":
+                raise ConfigError(f"instructions={cell['instructions']} is for method=score: method={cell['method']} "
+                                  "has prompts of its own")  # fmt: skip
         yield cell
+
+
+def _setting(cell: dict[str, Any], searched: Searched | None = None) -> Setting:
+    """The cell as evaluate() takes it, with the instruction that was found for it."""
+    setting = Setting(**{k: v for k, v in cell.items() if k not in ("method", "instructions")})
+    found = (searched or {}).get(_sought(cell))
+    return replace(setting, instruction=found["candidates"][0]["instruction"]) if found else setting
+
+
+def _sought(cell: dict[str, Any]) -> str:
+    """What of a cell an instruction search depends on, as a key: cells that differ in the rest share one search."""
+    parts = [cell[key] for key in ("instructions", "format", "chat")]
+    return json.dumps([*parts, "" if cell["instructions"] in FROM_PAIRS else cell["instruction"]])
 
 
 def _key(cell: dict[str, Any]) -> str:
@@ -121,14 +170,15 @@ def _key(cell: dict[str, Any]) -> str:
 def _resumed(path: Path) -> list[dict[str, Any]]:
     """The passes (a task on a seed) that an interrupted run has finished: results.jsonl is written whole after each.
 
-    Predictions of a pass that was cut off are dropped, half a line included.
+    Predictions and candidates of a pass that was cut off are dropped, half a line included.
     """
-    file, predictions = path / "results.jsonl", path / "predictions.jsonl"
+    file = path / "results.jsonl"
     rows = list(read_jsonl_tolerant(file)) if file.exists() else []
     done = {(r["task"], r["seed"]) for r in rows}
-    if predictions.exists():
-        kept = [r for r in read_jsonl_tolerant(predictions) if (r["task"], r["seed"]) in done]
-        write_atomic(predictions, _lines(kept))
+    for more in (path / name for name in ("predictions.jsonl", "instructions.jsonl")):
+        if more.exists():
+            kept = [r for r in read_jsonl_tolerant(more) if (r["task"], r["seed"]) in done]
+            write_atomic(more, _lines(kept))
     return rows
 
 
@@ -145,7 +195,30 @@ def _bench(config: IclConfig, engine: Any, task: Task, cells: Sequence[dict[str,
     return task, Bench(engine, task.format, task.minimal, pool, queries, corpus, config.selection)
 
 
-def _pass(config: IclConfig, task: Task, bench: Bench, cells: Sequence[dict[str, Any]], seed: int) -> list[Any]:
+def _search(
+    config: IclConfig, task: Task, bench: Bench, writer: Any, cells: Sequence[dict[str, Any]], seed: int
+) -> Searched:
+    """The instructions that the cells of one task and seed ask for, on training examples alone."""
+    out: Searched = {}
+    for cell in cells:
+        key = _sought(cell)
+        if cell["instructions"] == "none" or key in out:
+            continue
+        began, before = time.perf_counter(), tokens_of(bench.engine)
+        form = bench.form(replace(_setting(cell), instruction=""))
+        ranked = search_instructions(
+            cell["instructions"], bench.engine, bench.pool, form, config.search, seed, cell["instruction"], writer,
+            cell["chat"],
+        )  # fmt: skip
+        asked, computed = (now - then for now, then in zip(tokens_of(bench.engine), before))
+        cost = {"asked": asked, "computed": computed, "seconds": time.perf_counter() - began}
+        out[key] = {"method": cell["instructions"], "candidates": candidates(ranked), **cost}
+    return out
+
+
+def _pass(
+    config: IclConfig, task: Task, bench: Bench, cells: Sequence[dict[str, Any]], searched: Searched, seed: int
+) -> list[Any]:
     """(cell, row) of the cells of one task and seed; those that score options in one call of the engine."""
     out: list[Any] = []
     for cell in cells:
@@ -153,7 +226,7 @@ def _pass(config: IclConfig, task: Task, bench: Bench, cells: Sequence[dict[str,
             how = (cell["method"], cell["shots"], cell["chat"], config.limit, config.reasoning)
             out.append((cell, evaluate_reasoning(bench.engine, task, *how, seed)))
     plain = [c for c in cells if c["method"] == "score"]
-    settings = [Setting(**{k: v for k, v in c.items() if k != "method"}) for c in plain]
+    settings = [_setting(c, searched) for c in plain]
     if task.open:
         rows = [evaluate_open(bench, task, setting, config.max_tokens, seed) for setting in settings]
     else:
@@ -162,8 +235,9 @@ def _pass(config: IclConfig, task: Task, bench: Bench, cells: Sequence[dict[str,
 
 
 def _pool(config: IclConfig, task: Task, queries: Sequence[Any], cells: Sequence[dict[str, Any]]) -> list[Any]:
-    """Training examples that are no query."""
-    if not task.train or all(c["shots"] == 0 for c in cells):
+    """Training examples that are no query: for demonstrations, and to search instructions on."""
+    searched = any(c["instructions"] != "none" for c in cells)
+    if not searched and (not task.train or all(c["shots"] == 0 for c in cells)):
         return []
     asked = {q.text for q in queries}
     pool = subsample([e for e in task.examples("train") if e.text not in asked], config.pool, 1)
@@ -184,22 +258,45 @@ def _row(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(path: Path, before: Sequence[dict[str, Any]], task: str, seed: int, found: Sequence[Any]) -> list[Any]:
-    """Write a pass's predictions, then results.jsonl anew, which says that the pass is done. Returns its new rows."""
+def _write(
+    path: Path, before: Sequence[dict[str, Any]], task: str, seed: int, found: Sequence[Any], searched: Searched
+) -> list[Any]:
+    """Write a pass's predictions and candidate instructions, then results.jsonl anew, which says that the pass is done.
+    Returns its new rows."""
     heads = [{"task": task, "seed": seed, "setting": cell} for cell, _ in found]
     answers = [
         {**head, "number": number, **answer}
         for head, (_, row) in zip(heads, found)
         for number, answer in enumerate(row.pop("answers"))
     ]
-    try:
-        with (path / "predictions.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_lines(answers))
-    except OSError as error:
-        raise unwritable(path / "predictions.jsonl", error) from error
-    new = [{**head, **row} for head, (_, row) in zip(heads, found)]
+    tried = [
+        {"task": task, "seed": seed, "method": one["method"], **row}
+        for one in searched.values()
+        for row in one["candidates"]
+    ]
+    for name, lines in (("predictions.jsonl", answers), ("instructions.jsonl", tried)):
+        if lines:
+            _append(path / name, lines)
+    new = [{**head, **_chosen(cell, searched), **row} for head, (cell, row) in zip(heads, found)]
     write_atomic(path / "results.jsonl", _lines([*before, *new]))
     return new
+
+
+def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_lines(rows))
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _chosen(cell: dict[str, Any], searched: Searched) -> dict[str, Any]:
+    """The instruction that a cell was given, its score on training examples, and what the (shared) search took."""
+    one = searched.get(_sought(cell))
+    if one is None:
+        return {}
+    cost = {key: one[key] for key in ("asked", "computed", "seconds")}
+    return {"searched": {**one["candidates"][0], "candidates": len(one["candidates"]), **cost}}
 
 
 def _aggregate(rows: Sequence[dict[str, Any]], task: str, cell: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +305,9 @@ def _aggregate(rows: Sequence[dict[str, Any]], task: str, cell: dict[str, Any]) 
     values = [r["accuracy"] for r in mine]
     mean, low, high = _interval(values, mine[0]["n"])
     kept: dict[str, Any] = {k: float(np.mean([r[k] for r in mine])) for k in ("macro_f1", "ece") if k in mine[0]}
+    found = [{"seed": r["seed"], **{k: r["searched"][k] for k in ("instruction", "score", "candidates")}}
+             for r in mine if "searched" in r]  # fmt: skip
+    kept.update({"searched": found} if found else {})
     total = {k: sum(r.get(k, 0) for r in mine) for k in ("dropped", "too_long", "asked", "computed", "seconds")}
     return {
         "task": task, **cell, "n": mine[0]["n"], "seeds": len(mine), "accuracy": mean, "low": low, "high": high,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,15 +14,15 @@ from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.progress import Progress
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
-from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.engine import LocalEngine
 from tutelage.model.hub import load_model
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import gold_reward, item_from_row
-from tutelage.text.chat import as_messages
 from tutelage.text.rankings import ranking_from_scores
+from tutelage.train.candidates import sample_answers, turns_of
 from tutelage.train.rewards import judge_rows, load_function
 from tutelage.train.rollouts import encode_prompts
-from tutelage.train.sources import is_world, place_of, prompts
+from tutelage.train.sources import is_world, prompts
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -90,7 +89,9 @@ def _rank(
 ) -> list[dict[str, Any]]:
     """The rows with their responses and ranking; a prompt whose answers are all equal is left out."""
     ranked = []
-    for i, (row, said) in enumerate(zip(rows, _sample(config, engine, name, rows))):
+    stream = ("rank sampling", name)
+    sampled = sample_answers(engine, rows, _turns(config), config.max_tokens, config.seed, stream, config.data)
+    for i, (row, said) in enumerate(zip(rows, sampled)):
         texts = list(dict.fromkeys(said))  # equal answers say nothing about order
         if len(texts) > 1:
             kept = {k: v for k, v in row.items() if k != "ids"}
@@ -100,24 +101,8 @@ def _rank(
     return ranked
 
 
-def _sample(config: RankConfig, engine: LocalEngine, name: str, rows: list[dict[str, Any]]) -> list[list[str]]:
-    """config.responses answers to each row's prompt."""
-    found: list[list[str]] = [[] for _ in rows]
-    for number, (temperature, n) in enumerate(_turns(config).items()):
-        seed = stream_seed(config.seed, "rank sampling", name, *[number] * bool(number)) % 2**31
-        params = SamplingParams(max_tokens=config.max_tokens, temperature=temperature, n=n, seed=seed)
-        outputs = engine.generate([as_messages({"prompt": r["prompt"]}) for r in rows], params)
-        for row, texts, output in zip(rows, found, outputs):
-            if output.error:
-                raise DataError(f"{place_of(row['prompt'], config.data)}: {output.error}")
-            texts += [c.text for c in output.completions]
-    return found
-
-
 def _turns(config: RankConfig) -> dict[float, int]:
-    """Each temperature with how many of a prompt's answers are sampled at it."""
-    given = config.temperature if isinstance(config.temperature, list) else [config.temperature]
-    return Counter(given[i % len(given)] for i in range(config.responses))
+    return turns_of(config.temperature, config.responses)
 
 
 def _judge(config: RankConfig) -> Judge:

@@ -12,17 +12,18 @@ from tutelage.core.rundir import RunDir
 from tutelage.model.adapters import Adapters, LoraSettings, unload
 from tutelage.model.heads import RewardModel, create_reward_model
 from tutelage.model.hub import load_model, resize_for
-from tutelage.schoolroom.judge import gold
-from tutelage.schoolroom.rows import item_from_row
+from tutelage.report.reward import save_report
 from tutelage.text.chat import ensure_chat
+from tutelage.text.rankings import join_annotators
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.actors import ADAPTER_FILE
 from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.packs import takes_packs
-from tutelage.train.reward_data import RankingLoader, add_features, encode_ranking, score_rankings
-from tutelage.train.reward_report import Truth, pair_accuracy, prefers_longer, reward_report
+from tutelage.train.reward_data import RankingLoader, encode_rankings, score_rankings
+from tutelage.train.reward_details import full_report
+from tutelage.train.reward_report import pair_accuracy, prefers_longer, truth_of
 from tutelage.train.sources import demonstration, rankings
 
 Rows = list[dict[str, Any]]
@@ -61,13 +62,14 @@ class RewardConfig(StageConfig):
 
 
 def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
-    """Train, measure on held-out rankings, shift so that demonstrations score 0, save."""
+    """Train, measure on held-out rankings (reward_report.json), shift so that demonstrations score 0, save."""
     sft, tokenizer = load_model(config.model)
     ensure_pad(tokenizer)
     ensure_chat(tokenizer)  # of a base model: its chat tokens are new and get trained here
     resize_for(sft, tokenizer)
     sft.eval()
-    rows, held = rankings(config.data, config.held_out, run.bad_rows)
+    rows, people = rankings(config.data, config.held_out, run.bad_rows, joined=False)
+    rows, held = join_annotators(rows), join_annotators(people)
     rows, held = rows[: config.rows], held[:: -(-len(held) // config.held_rows)]
     model = create_reward_model(sft, tokenizer, seed=config.seed, features=config.features)
     adapters = None
@@ -76,10 +78,7 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         adapters.use("reward")
 
     def encode(rows: Rows) -> Rows:
-        encoded = [encode_ranking(row, tokenizer, config.max_length) for row in rows]
-        if config.features:
-            add_features(encoded, sft, tokenizer.pad_token_id)
-        return encoded
+        return encode_rankings(rows, tokenizer, config.max_length, sft if config.features else None)
 
     encoded, held_encoded = encode(rows), encode(held)
     width = None  # answers behind one copy of their prompt, where the model takes that
@@ -102,13 +101,14 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
 
     some = slice(0, len(held))  # as many training rows as held-out ones: the gap between the two is overfitting
     longer = prefers_longer(rows)
-    report = reward_report(held, scores(held_encoded), [_truth(row) for row in held], longer)
+    report = full_report(held, scores(held_encoded), [truth_of(row) for row in held], longer, people)
+    save_report(run.path, report)
     shown = scores(encode(_demonstrations(held)))
     model.reward_shift = sum(score for (score,) in shown) / len(shown)
     _save(model, adapters, run.path / "model", tokenizer)
     return {
         "loss": last["loss"],
-        **report,
+        **report["summary"],
         "train_accuracy": pair_accuracy(rows[some], scores(encoded[some])),
         "length_rule": "longer" if longer else "shorter",
         "reward_shift": model.reward_shift,
@@ -116,14 +116,6 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         "held_prompts": len(held),
         **{key: sum(row[key] for row in (*encoded, *held_encoded)) for key in ("prompts_cut", "responses_cut")},
     }
-
-
-def _truth(row: dict[str, Any]) -> Truth | None:
-    """What the embedded world's judge says of the row's responses; None for other data."""
-    if "item" not in row:
-        return None
-    judged = [gold(item_from_row(row), text) for text in row["responses"]]
-    return Truth([j.total for j in judged], [j.correct >= 0.5 for j in judged])
 
 
 def _demonstrations(rows: Rows) -> Rows:

@@ -19,11 +19,10 @@ from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.core.stats import wilson
 from tutelage.model.hub import load_model
-from tutelage.report.plots import Panel
+from tutelage.report.plots import Panel, save_figure
 from tutelage.studies.ginc_bayes import ideal_loss, labels, pretraining_answers, prompt_answers
 from tutelage.studies.ginc_train import model_answers, pretrain
 from tutelage.studies.ginc_world import Ints, Prompts, World, make_world, sample_prompts
-from tutelage.studies.parts import save_figure
 from tutelage.text.shards import TokenShards
 from tutelage.train.inner import part
 from tutelage.train.optim import OptimConfig
@@ -88,7 +87,7 @@ def run(config: GincConfig, run: RunDir) -> dict[str, Any]:
     ]
     for row in rows:
         run.log(row)
-    save_figure(run.path, [_panel(k, tables[k], config.examples) for k in tables])
+    save_figure(run.path, "study", [_panel(k, tables[k], config.examples) for k in tables])
     return {**_verdict(config, tables), "trainings": trainings, "accuracy": {str(k): t for k, t in tables.items()}}
 
 

@@ -20,7 +20,7 @@ from tutelage.core.errors import DataError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.model.hub import create_model, load_model, parameter_count, save_model
-from tutelage.report.plots import Panel
+from tutelage.report.plots import Panel, save_figure
 from tutelage.report.read import StageRun, read_stage
 from tutelage.studies.heads import (
     HeadScores,
@@ -30,7 +30,7 @@ from tutelage.studies.heads import (
     token_losses,
     usual_tokens,
 )  # fmt: skip
-from tutelage.studies.parts import save_figure, word_tokenizer
+from tutelage.studies.parts import word_tokenizer
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -144,7 +144,7 @@ def train_model(config: InductionConfig, run: RunDir) -> dict[str, Any]:
     save_model(model, tokenizer, run.path / "model")
     run.sync()
     stage = read_stage(run.path)
-    save_figure(run.path, _panels(stage))
+    save_figure(run.path, "study", _panels(stage))
     steps, losses = stage.series("loss_repeated")
     out = coincidence(steps, losses, stage.series("prefix_matching")[1], WINDOW)
     out["training_seconds"] = stage.rows[-1]["seconds"]

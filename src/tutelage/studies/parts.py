@@ -1,22 +1,32 @@
-"""What the studies share: tokenizers of made-up words, figures."""
+"""What the studies share: a stage as a part of them, tokenizers of made-up words."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tutelage.core.atomic import write_folder
-from tutelage.report.plots import Panel, draw
+from tutelage.core.config import StageConfig
+from tutelage.core.rundir import RunDir
+from tutelage.core.runtime import reseed
+from tutelage.train.inner import part
+
+C = TypeVar("C", bound=StageConfig)
 
 
-def save_figure(folder: Path, panels: Sequence[Panel], columns: int = 3) -> Path:
-    """Write the panels as figures/study.png in the run directory, whole or not at all."""
-    png = base64.b64decode(draw(list(panels), columns))
-    return write_folder(folder / "figures", lambda aside: (aside / "study.png").write_bytes(png)) / "study.png"
+def stage(run: RunDir, name: str, config: C, work: Callable[[C, RunDir], dict[str, Any]]) -> dict[str, Any]:
+    """A stage's `run` as a part of the study; its summary."""
+
+    def seeded(inner: RunDir) -> dict[str, Any]:
+        reseed(config.seed, name)
+        return work(config, inner)
+
+    given = {key: getattr(config, key, None) for key in ("tokenizer", "data", "model", "held_out")}
+    inputs = {key: path for key, path in given.items() if isinstance(path, str) and Path(path).exists()}
+    return part(run, name, config.model_dump(mode="json"), seeded, inputs)
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -23,11 +23,11 @@ from tutelage.icl.star import arithmetic
 from tutelage.icl.star.learn import encode_texts
 from tutelage.icl.star.tasks import Arithmetic, measured_sums
 from tutelage.model.hub import create_model, parameter_count, save_model
-from tutelage.report.plots import Panel
+from tutelage.report.plots import Panel, save_figure
 from tutelage.report.read import read_stage
 from tutelage.stages import star
 from tutelage.stages.star import StarConfig
-from tutelage.studies.parts import save_figure, word_tokenizer
+from tutelage.studies.parts import word_tokenizer
 from tutelage.text.loader import RowLoader
 from tutelage.train.inner import part
 from tutelage.train.loop import train
@@ -101,7 +101,7 @@ def run(config: StarStudyConfig, run: RunDir) -> dict[str, Any]:
     base = part(run, "base", identity, lambda inner: teach(config, inner))
     arms: dict[str, Any] = {name: part(run, name, _star(config, run, name).model_dump(mode="json", exclude={"out"}),
                        lambda inner: star.run(_star(config, run, name), inner)) for name in config.arms}  # noqa: B023 # fmt: skip
-    save_figure(run.path, [panel for name in config.arms for panel in _panels(config, run, name)], columns=2)
+    save_figure(run.path, "study", [panel for name in config.arms for panel in _panels(config, run, name)], columns=2)
     return {"base": base, **arms, "seconds": round(time.perf_counter() - began, 1)}
 
 

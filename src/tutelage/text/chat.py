@@ -15,6 +15,8 @@ ROLE_TOKENS = {"user": "<|user|>", "assistant": "<|assistant|>", "system": "<|sy
 TURN_END = "<|end|>"
 _FOREIGN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 _GPT3_END = "<|endoftext|>"
+BASE = "base"
+"""The label of a pipeline run's pretrained model."""
 _BOS_LINE = "{%- if bos_token %}{{- bos_token }}{%- endif %}"
 
 CHAT_TEMPLATE = (
@@ -249,3 +251,31 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise DataError("chat: the tokenizer has neither a turn end nor an eos token; call ensure_chat first")
     return int(tokenizer.eos_token_id)
+
+
+def fit_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int) -> list[Message]:
+    """The conversation without as many of its oldest exchanges as must go for its prompt to take `room` tokens.
+
+    A system message at the head stays. DataError when even the last message alone does not fit.
+    """
+    head = messages[:1] if messages and messages[0]["role"] == "system" else []
+    kept = messages[len(head) :]
+    while True:
+        length = len(encode_prompt(tokenizer, head + kept))
+        if length <= room:
+            return head + kept
+        if len(kept) <= 1:
+            raise DataError(f"a message of {length} tokens; {room} fit beside an answer of max_tokens")
+        # question and answer together: what remains begins with the user
+        kept = kept[2:] if len(kept) > 2 else kept[1:]
+
+
+def talks(label: str, tokenizer: PreTrainedTokenizerBase | None) -> bool:
+    """Whether a model of this label answers messages; a base model, or one without a template, continues text.
+
+    A base model's tokenizer may have the later stages' template, but it has seen no chat. Of a model behind a server
+    (no tokenizer) nothing more is known; it is taken to answer.
+    """
+    if label.rsplit("/", 1)[-1] == BASE:
+        return False
+    return tokenizer is None or bool(tokenizer.chat_template)

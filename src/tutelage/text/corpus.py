@@ -34,6 +34,9 @@ def corpus_files(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         if not _kind(path)[0]:
+            with path.open("rb") as file:
+                if file.read(15) == b"SQLite format 3":
+                    raise DataError(f"{path}: a database; of a store: tutelage label export {path} out=rankings.jsonl")
             raise DataError(f"{path}: unknown format, expected one of {', '.join(KINDS)} (or .gz/.zst of one)")
         return [path]
     if not path.is_dir():

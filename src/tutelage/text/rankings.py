@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from os.path import commonprefix
 from typing import Any
 
+from tutelage.core.agreement import Ranked
 from tutelage.core.errors import DataError
 from tutelage.core.records import EXPECTED, PairRow, RankingRow, check_row
 from tutelage.text.chat import Message, as_messages
@@ -215,6 +216,21 @@ def _joint(rows: Sequence[Row]) -> Row:
     return out
 
 
+def ranking_key(row: Row) -> tuple[str, frozenset[str]]:
+    """What rankings of the same responses to the same prompt have in common, in whatever order they stand."""
+    return json.dumps(_messages(row["prompt"]), sort_keys=True, ensure_ascii=False), frozenset(row["responses"])
+
+
+def ranked(row: Row, annotator: Hashable) -> Ranked:
+    """The row's order as one judgement, its responses named by their texts."""
+    return Ranked(ranking_key(row), annotator, [[row["responses"][i] for i in group] for group in row["ranking"]])
+
+
+def judgements(rows: Iterable[Row]) -> list[Ranked]:
+    """What each "annotator" said, of rows not yet joined; those without one are left out: equal rows may be copies."""
+    return [ranked(row, row["annotator"]) for row in rows if isinstance(row.get("annotator"), str | int)]
+
+
 def join_annotators(rows: Iterable[Row]) -> list[Row]:
     """The rows, those of several annotators on the same prompt and responses (in any order) joined to one.
 
@@ -225,8 +241,7 @@ def join_annotators(rows: Iterable[Row]) -> list[Row]:
     groups: dict[Any, list[Row]] = {}
     for number, row in enumerate(rows):
         key: Any = number
-        texts = frozenset(row["responses"])
-        if row.get("annotator") is not None and len(texts) == len(row["responses"]):
-            key = json.dumps(_messages(row["prompt"]), sort_keys=True, ensure_ascii=False), texts
+        if row.get("annotator") is not None and len(set(row["responses"])) == len(row["responses"]):
+            key = ranking_key(row)
         groups.setdefault(key, []).append(row)
     return [_joint(group) if len(group) > 1 else group[0] for group in groups.values()]

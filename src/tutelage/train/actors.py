@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ class Cast:
     score: Rewards
     parts: dict[str, Stateful]
     adapters: Adapters | None = None
+    build: Callable[[RewardSetting], Rewards] | None = None
+    """Further rewards on the same episodes (those that are watched and not maximised)."""
 
     def enter_policy(self) -> None:
         """Call before sampling: the engine runs the bare policy module."""
@@ -100,7 +104,8 @@ def separate(
     actors.policy_optim = parts["policy_optim"] = Optimizers(policy, optimizer)
     if critic:
         actors.critic_optim = parts["critic_optim"] = Optimizers(parts["critic"], optimizer)
-    return Cast(policy, actors, reward.build(known, reference, temperature), parts)
+    build = partial(RewardSetting.build, known={}, reference=reference, temperature=temperature)
+    return Cast(policy, actors, reward.build(known, reference, temperature), parts, build=build)
 
 
 def shared(
@@ -155,7 +160,8 @@ def shared(
         actors.critic_optim = parts["critic_optim"] = critic_optim
     actors.policy_optim = parts["policy_optim"] = policy_optim
     on_trunk = _on_trunk(model, trunk, adapters, policy, temperature) if saved and model is not None else None
-    return Cast(policy, actors, reward.build(known, policy, temperature, on_trunk), parts, adapters)
+    build = partial(RewardSetting.build, known={}, reference=policy, temperature=temperature)
+    return Cast(policy, actors, reward.build(known, policy, temperature, on_trunk), parts, adapters, build)
 
 
 def _saved_adapter(reward: Several) -> dict[str, Tensor] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.core.errors import ConfigError
 from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import autocast, stream_seed
@@ -137,8 +138,9 @@ def _evaluation(
     function = as_function(config.gold) if config.gold else gold_reward if rows and "item" in rows[0] else None
     score: Rewards | None = None
     if config.reward is not None and rows:
-        setting = config.setting()
-        score = setting.build({}, engine.model, config.temperature)
+        if adapters is not None and config.temperature != 1.0:
+            raise ConfigError("method=lora with reward= needs temperature=1: reward models may read the reference")
+        score = config.setting().build({}, getattr(actors.reference, "model", None), config.temperature)
 
     def evaluate() -> dict[str, Any]:
         found = held_out_loss(engine.model, objective, encoded, tokenizer.pad_token_id, precision)

@@ -55,6 +55,14 @@ def encode_ranking(row: Row, tokenizer: Any, max_length: int) -> Row:
     return out
 
 
+def encode_rankings(rows: Sequence[Row], tokenizer: Any, max_length: int, sft: Any = None) -> list[Row]:
+    """Every row by `encode_ranking`; given the frozen SFT model, with its log-prob features."""
+    encoded = [encode_ranking(row, tokenizer, max_length) for row in rows]
+    if sft is not None:
+        add_features(encoded, sft, tokenizer.pad_token_id)
+    return encoded
+
+
 def parts(rows: Sequence[Row], pad_id: int, tokens: int = PART_TOKENS) -> Iterator[tuple[list[tuple[int, int]], Part]]:
     """Every response of the encoded rows once, shortest first, in right-padded parts of at most `tokens` tokens.
 

@@ -1,4 +1,4 @@
-"""How good a reward model is on held-out rankings."""
+"""How good a reward model is on held-out rankings: a summary's numbers (reward_details.py has curves and people)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.core.stats import calibration_error, correlation, kendall_tau, mean_interval, wilson
+from tutelage.schoolroom.judge import gold as judge_gold
+from tutelage.schoolroom.rows import item_from_row
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,14 @@ class Truth:
 
     gold: Sequence[float]
     correct: Sequence[bool]
+
+
+def truth_of(row: dict[str, Any]) -> Truth | None:
+    """What the embedded world's judge says of the row's responses; None for other data."""
+    if "item" not in row:
+        return None
+    judged = [judge_gold(item_from_row(row), text) for text in row["responses"]]
+    return Truth([j.total for j in judged], [j.correct >= 0.5 for j in judged])
 
 
 def better_pairs(row: dict[str, Any]) -> list[tuple[int, int, float]]:

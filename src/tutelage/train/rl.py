@@ -31,6 +31,7 @@ from tutelage.train.rollouts import encode_prompts, sample_episodes
 from tutelage.train.scores import Ensemble, Score, by_function
 from tutelage.train.sources import prompts, truth
 from tutelage.train.update import judge
+from tutelage.train.watch import Watch, WatchKeys
 
 Improve = Callable[..., dict[str, float]]
 """(actors, rollout, scores [B], judged, config, *, beta, done, ptx, precision) -> metrics; see ppo.improve."""
@@ -60,7 +61,7 @@ class RewardKeys(StageConfig):
         return RewardSetting(self.reward, self.reward_weights, self.ensemble, self.ensemble_k)
 
 
-class RlConfig(RewardKeys):
+class RlConfig(RewardKeys, WatchKeys):
     """The keys of every method that learns from answers it samples."""
 
     data: str = "schoolroom:demo"
@@ -109,6 +110,7 @@ class Scene:
     gold: Score | None
     improve: Improve
     group: int
+    watch: Watch
     leave_open: bool
 
 
@@ -141,14 +143,30 @@ def reinforce(
     state = Values(curve=[], last={}, seconds=0.0)
     function = truth(config.data, config.gold)
     gold, precision = by_function(function) if function else None, settle_precision(run, config.precision)
-    scene = Scene(config, run, cast, engine, rows, ptx, kl, state, precision, gold, improve, group, leave_open)
-    parts = {**cast.parts, "kl": kl, "state": state} | ({"ptx": ptx} if ptx else {})
-    drive(run, parts, config.updates, lambda step: update(scene, step), config.save_every, unmoved=(RewardError,))
-    cast.enter_policy()
-    if shards:
-        known["text_loss"] = text_loss(policy, shards, config.ptx_block)
-    cast.save(tokenizer, run.path / "model")
-    return {**summary(state.values), **known}
+    watch = _watch(config, run, cast, tokenizer, gold is not None)
+    scene = Scene(config, run, cast, engine, rows, ptx, kl, state, precision, gold, improve, group, watch, leave_open)
+    parts = {**cast.parts, "kl": kl, "state": state, "watch": watch} | ({"ptx": ptx} if ptx else {})
+    drive(
+        run, parts, config.updates, lambda step: update(scene, step), config.save_every, lambda: watch.stop,
+        unmoved=(RewardError,),
+    )  # fmt: skip
+    found = watch.finish(run.path / "model")
+    if shards:  # of the model that is kept, which an early stop may have taken from an earlier update
+        known["text_loss"] = text_loss(load_model(run.path / "model")[0], shards, config.ptx_block)
+    return {**summary(state.values), **known, **found}
+
+
+def _watch(config: Any, run: RunDir, cast: Cast, tokenizer: Any, has_gold: bool) -> Watch:
+    held_out = None
+    if config.held_out_rewards:
+        assert cast.build is not None
+        held_out = cast.build(RewardSetting([config.held_out_rewards], None, "mean-std", config.ensemble_k))
+
+    def save(folder: Path) -> None:
+        cast.enter_policy()
+        cast.save(tokenizer, folder)
+
+    return Watch(config, run, held_out, save, has_gold)
 
 
 def update(scene: Scene, step: int) -> dict[str, Any]:
@@ -164,6 +182,7 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
     # up to here nothing has moved: a reward that fails leaves the state of the step before (see drive)
     scores, each = cast.score(episodes, judged.ref)
     known = {"gold": float(scene.gold(episodes, judged.ref).mean())} if scene.gold else {}
+    known |= scene.watch.look(episodes, judged.ref)
     metrics = scene.improve(
         cast.actors, episodes.rollout, scores, judged, config, beta=scene.kl.coef, done=(step - 1) / config.updates,
         ptx=(lambda: next(ptx)) if ptx else None, precision=scene.precision,
@@ -174,6 +193,7 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
             f"(optimizer.lr={config.optimizer.lr:g}) or the reward's size. The checkpoints before are kept"
         )
     row = {"step": step, "proxy": float(scores.mean()), **known, **each, **metrics, "beta": scene.kl.coef}
+    scene.watch.note(row)
     scene.kl.update(metrics["kl"], config.batch_size)
     seconds = time.perf_counter() - began
     row["episodes_per_second"] = round(config.batch_size / seconds, 1)

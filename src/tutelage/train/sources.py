@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,15 +120,17 @@ def demonstration(row: Row) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def rankings(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
+def rankings(
+    data: str, held_out: str | None = None, bad: BadRows | None = None, joined: bool = True
+) -> tuple[list[Row], list[Row]]:
     """(training, held-out) preferences of `data` as {"prompt", "responses", "ranking"[, "p_better"]}.
 
     Any shape that text.rankings reads. `data` is a run directory of `rank` (which has both parts), a file or a folder;
     of these a tenth is held out by a hash of the prompt's first user message, or `held_out` names other rows, whose
     questions then leave the training rows. Several annotators' rankings of the same responses are one row with soft
-    labels. Raises DataError naming file and line, or saying that a side is empty.
+    labels, or (`joined` false) a row each. Raises DataError naming file and line, or saying that a side is empty.
     """
-    return _divided(data, held_out, bad or BadRows(), _rankings)
+    return _divided(data, held_out, bad or BadRows(), partial(read_rankings, joined=joined))
 
 
 def thumbs(data: str, held_out: str | None = None, bad: BadRows | None = None) -> tuple[list[Row], list[Row]]:
@@ -169,7 +172,8 @@ def _rank_parts(data: str) -> tuple[str, str] | None:
     return None
 
 
-def _rankings(data: str, bad: BadRows) -> list[Row]:
+def read_rankings(data: str, bad: BadRows, joined: bool = True) -> list[Row]:
+    """All preferences of `data` (of a run of `rank`, both parts), as `rankings` gives them."""
     rows = []
     for part in _rank_parts(data) or (data,):
         for where, row in _rows(part, bad):
@@ -177,7 +181,8 @@ def _rankings(data: str, bad: BadRows) -> list[Row]:
                 rows.append(as_ranking(row, where))
             except DataError as fault:
                 bad(fault)
-    return join_annotators(nonempty(rows, data))
+    nonempty(rows, data)
+    return join_annotators(rows) if joined else rows
 
 
 def _thumbs(data: str, bad: BadRows) -> list[Row]:

@@ -101,7 +101,7 @@ def collate(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -
 
 def slices(count: int, minibatches: int) -> Iterator[slice]:
     """`count` rows in at most `minibatches` parts of one size (the last may be smaller)."""
-    size = (count + minibatches - 1) // minibatches
+    size = max(1, (count + minibatches - 1) // minibatches)
     return (slice(i, min(count, i + size)) for i in range(0, count, size))
 
 

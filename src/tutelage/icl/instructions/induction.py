@@ -13,7 +13,7 @@ import numpy as np
 
 from tutelage.core.errors import DataError
 from tutelage.engine.requests import SamplingParams
-from tutelage.icl.instructions.judges import execution_judge, judge_all
+from tutelage.icl.instructions.judges import Judge, execution_judge, judge_all
 from tutelage.icl.instructions.metrics import Metric, metric
 from tutelage.icl.instructions.prompts import MetaPrompts, filled
 from tutelage.icl.instructions.proposals import GREEDY, sample, subsets
@@ -55,15 +55,16 @@ def induce(
     params: SamplingParams = GREEDY,
     prompts: MetaPrompts | None = None,
     chat: bool = False,
+    judge: Judge | None = None,
 ) -> Induction:
     """What the model writes after the prompts ``asked``, grouped, and carried out on the ``held_out`` pairs.
 
-    Two generate calls. measure: exact match if None.
+    Two generate calls. measure: exact match if None. judge: another measure, or another engine's.
     """
     templates = prompts or MetaPrompts()
     found = sample(engine, asked, params, "induction", chat)
-    judge = execution_judge(engine, measure or metric("em"), templates.context, chat=chat)
-    ranked = judge_all(judge, found, held_out)
+    how = judge or execution_judge(engine, measure or metric("em"), templates.context, chat=chat)
+    ranked = judge_all(how, found, held_out)
     return Induction(ranked, float(np.average([r.score for r in ranked], weights=[r.times for r in ranked])))
 
 

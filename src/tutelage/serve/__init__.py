@@ -1,0 +1,1 @@
+"""The server: an OpenAI-compatible API on the engine, and the pages for people."""
