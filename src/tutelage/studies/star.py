@@ -2,7 +2,8 @@
 out right; asked with the answer as a hint it learns all lengths together, without it one after another (Zelikman et al.
 2022, figure 4).
 
-A small model from scratch is taught scratchpads of the known lengths, with and without a hint in the prompt. `star`
+A small model from scratch is taught scratchpads of the known lengths, with and without a hint in the prompt, and sees a
+few of the longer ones again and again, which stand for the demonstrations in the paper's prompts. `star`
 then starts from it twice, with and without rationalisation.
 """
 
@@ -55,22 +56,23 @@ class StarStudyConfig(StageConfig):
     """Optimiser steps of the base model."""
     hints: float = Field(0.25, ge=0, le=1)
     """Share of its scratchpads whose prompt has the hint."""
-    demonstrations: int = Field(10, ge=0)
-    """Scratchpads of each longer length that it has seen: the paper's prompts show 10 of every length."""
+    demonstrations: int = Field(100, ge=0)
+    """Scratchpads of each longer length that it has seen (the paper's prompts show 10 of every length): from 0 nothing
+    longer is ever solved, 30 give a slow staircase."""
     demonstrated: float = Field(0.2, ge=0, le=1)
     """Rows of them, over and over, as a share of the others."""
     base_rows: int = Field(40_000, ge=1)
     """Scratchpads that it is taught."""
     base_optimizer: OptimConfig = OptimConfig(name="muon", lr=3e-3, muon_lr=0.02)
-    loops: int = Field(12, ge=1)
+    loops: int = Field(8, ge=1)
     """At most so many loops."""
     patience: int = Field(0, ge=0)
     """Stop when so many loops brought no gain; 0: never."""
-    per_loop: int = Field(2000, ge=1)
+    per_loop: int = Field(1500, ge=1)
     """Sums asked in a loop (the paper: 10,000)."""
-    held_rows: int = Field(500, ge=1)
+    held_rows: int = Field(250, ge=1)
     """Sums that measure each loop, and as many at the end."""
-    start_steps: int = Field(100, ge=1)
+    start_steps: int = Field(80, ge=1)
     """Optimiser steps of the first loop (the paper: 300)."""
     steady_steps: int = Field(20, ge=0)
     """So many more a loop (the paper: 20)."""
