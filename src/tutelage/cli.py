@@ -66,6 +66,10 @@ MAIN = {
         "Sample n answers to each prompt and keep the best by a reward.",
         "model=runs/sft reward=runs/reward data=prompts.jsonl n=16 out=runs/bestofn",
     ),
+    "star": (
+        "Learn from the model's own rationales, those that come out right (STaR).",
+        "model=runs/base data=gsm8k out=runs/star",
+    ),
     "evaluate": (
         "Measure a reward model on rankings, beside the people who made them.",
         "model=runs/reward data=rankings.jsonl out=runs/evaluate",
@@ -81,6 +85,8 @@ STUDIES = {
              "out=runs/ginc"),
     "induction": ("Induction heads: when they form, and the scores of a model's heads.",
                   "model=runs/base out=runs/heads"),
+    "study-star": ("STaR: a model that adds two digits teaches itself five, with and without rationalisation.",
+                   "out=runs/star-study"),
     "overoptimisation": ("Reward hacking: gold and proxy against sqrt(KL) by reward model and KL coefficient.",
                          "model=runs/demo/sft rankings=runs/demo/rank ptx_data=runs/demo/prepare out=runs/overopt"),
     "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",
@@ -114,6 +120,7 @@ def _one(plain: list[str], what: str, example: str) -> str:
 class StageCommand(TyperCommand):
     """A command whose help lists the stage's keys, read from its configuration only when help is asked."""
 
+    kind = ""
     more = [("restart=false", "Move aside a run of another configuration in out=.")]
     """What is no key of the configuration."""
 
@@ -130,7 +137,7 @@ class StageCommand(TyperCommand):
         """The configuration whose keys are listed."""
         from tutelage.pipeline.stages import config_class
 
-        return config_class(str(self.name))
+        return config_class(self.kind or str(self.name))
 
 
 class GenerateCommand(StageCommand):
@@ -164,7 +171,8 @@ def run_(words: Words = None) -> None:
 
 
 def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str = "tutelage") -> None:
-    example = f"{verb} {kind} {words}"
+    name = kind.removeprefix("study-")
+    example = f"{verb} {name} {words}"
 
     def command(words: Words = None) -> None:
         from tutelage.core.config import merge, read_toml
@@ -194,7 +202,7 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 
     command.__doc__ = f"{what} Example: {example}"
-    group.command(kind, cls=StageCommand)(command)
+    group.command(name, cls=type("Command", (StageCommand,), {"kind": kind}))(command)
 
 
 for _kind, (_what, _example) in MAIN.items():

@@ -34,19 +34,22 @@ STAGES = {
     "bestofn": "BestofnConfig",
     "evaluate": "EvaluateConfig",
     "icl": "IclConfig",
+    "star": "StarConfig",
 }
 STUDIES = {
     "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
     "reward_curve": "RewardCurveConfig", "overoptimisation": "OveroptimisationConfig",
+    "study-star": "StarStudyConfig",
 }  # fmt: skip
-"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`."""
+"""Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`; one with the
+name of a stage has "study-" before it here."""
 INPUTS = (
     "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
-    "ptx_data", "helpful", "constitution", "mix",
+    "ptx_data", "helpful", "constitution", "mix", "test", "check", "exemplars",
 )  # fmt: skip
 LISTS = ("reward", "held_out_rewards")
 """Keys whose lists name files; those of others are patterns and the like."""
-NO_FILES = ("preset:", "schoolroom:", "http://", "https://")
+NO_FILES = ("preset:", "schoolroom:", "arithmetic:", "http://", "https://")
 
 
 def config_class(kind: str) -> type[StageConfig]:
@@ -60,7 +63,8 @@ def config_class(kind: str) -> type[StageConfig]:
 
 
 def _module(kind: str) -> ModuleType:
-    return importlib.import_module(f"tutelage.{'studies' if kind in STUDIES else 'stages'}.{kind}")
+    folder = "studies" if kind in STUDIES else "stages"
+    return importlib.import_module(f"tutelage.{folder}.{kind.removeprefix('study-')}")
 
 
 def run(kind: str, restart: bool = False, **values: Any) -> Path:
@@ -122,8 +126,9 @@ def files_of(config: BaseModel) -> dict[str, str]:
 
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
-    functions = ("judge", "reward", "gold")
-    for key, given in _named(config, ("data", "held_out", "ptx_data", "helpful", "mix", *functions)):
+    functions = ("judge", "reward", "gold", "check")
+    names = ("data", "held_out", "ptx_data", "helpful", "mix", "test", "exemplars", *functions)
+    for key, given in _named(config, names):
         name = key.partition(".")[0]
         file = given.rpartition(":")[0]
         if file.endswith(".py") or name not in functions:

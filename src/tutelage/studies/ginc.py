@@ -23,8 +23,8 @@ from tutelage.report.plots import Panel, save_figure
 from tutelage.studies.ginc_bayes import ideal_loss, labels, pretraining_answers, prompt_answers
 from tutelage.studies.ginc_train import model_answers, pretrain
 from tutelage.studies.ginc_world import Ints, Prompts, World, make_world, sample_prompts
-from tutelage.studies.parts import part
 from tutelage.text.shards import TokenShards
+from tutelage.train.inner import part
 from tutelage.train.optim import OptimConfig
 
 

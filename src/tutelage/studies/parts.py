@@ -1,49 +1,20 @@
-"""What the studies share: a training as a run directory of its own, tokenizers of made-up words."""
+"""What the studies share: a stage as a part of them, tokenizers of made-up words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import Interrupted
 from tutelage.core.rundir import RunDir
-from tutelage.core.runtime import reseed, set_threads
-from tutelage.report.read import read_json
+from tutelage.core.runtime import reseed
+from tutelage.train.inner import part
 
 C = TypeVar("C", bound=StageConfig)
-
-
-def part(
-    run: RunDir,
-    name: str,
-    config: Mapping[str, Any],
-    work: Callable[[RunDir], dict[str, Any]],
-    inputs: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """`work(inner run directory)` in the folder `name` of the study's: finished, it is not done again; else it resumes.
-
-    `inputs` as RunDir has them: keys of the configuration that name files or runs, which count by their contents.
-    Returns the part's summary. Whatever `work` raises marks the part and is raised again.
-    """
-    inner = RunDir(run.path / name, f"{run.kind}-{name}", config, inputs)
-    if inner.open() == "finished":
-        inner.close()
-        return read_json(inner.path / "summary.json")
-    try:
-        inner.note(device="cpu", threads=set_threads(inner.recall("threads")))
-        summary = work(inner)
-        inner.finish(summary)
-    except BaseException as error:
-        inner.fail(error, "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
-        raise
-    finally:
-        inner.close()
-    return summary
 
 
 def stage(run: RunDir, name: str, config: C, work: Callable[[C, RunDir], dict[str, Any]]) -> dict[str, Any]:
@@ -59,10 +30,21 @@ def stage(run: RunDir, name: str, config: C, work: Callable[[C, RunDir], dict[st
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token a word, ids in the order given; <|pad|> and <|endoftext|> (also the beginning) come behind them."""
+    """One token a word, ids in the order given; <|pad|> and <|endoftext|> (also the beginning) come behind them.
+
+    Words stand apart by single blanks. Where "\n" is one of them, line ends are tokens and come back as they were.
+    """
     names = [*words, "<|pad|>", "<|endoftext|>"]
     backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<|pad|>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    if "\n" in names:
+        backend.pre_tokenizer = pre_tokenizers.Sequence([  # type: ignore[assignment]
+            pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed"),
+        ])  # fmt: skip
+        # WordPiece's decoder puts the blanks between words
+        backend.decoder = decoders.Sequence([  # type: ignore[assignment]
+            decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), decoders.Replace(Regex(" ?\n ?"), "\n"),
+        ])  # fmt: skip
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|endoftext|>", bos_token="<|endoftext|>"
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.records import BadRows, LabelRow, PromptRow, TextRow, check_row, validate_rows
@@ -22,6 +22,7 @@ from tutelage.text.rankings import as_ranking, join_annotators
 from tutelage.train.rewards import Reward, as_function, load_function
 
 Row = dict[str, Any]
+T = TypeVar("T")
 TENTH = 10
 """One prompt in this many is held out."""
 
@@ -271,12 +272,18 @@ def _question(row: Row) -> Any:
     return next((m["content"] for m in messages if m["role"] == "user"), messages[0]["content"])
 
 
+def divide(rows: list[T], key: Callable[[T], Any]) -> tuple[list[T], list[T]]:
+    """(training, held-out) rows: a tenth by a hash of `key(row)`, so that equal keys stay on one side."""
+    train, held = (_split(rows, split, key) for split in ("train", "heldout"))
+    return train, held
+
+
 def _hash(key: Any) -> int:
     text = key if isinstance(key, str) else json.dumps(key, sort_keys=True, ensure_ascii=False)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _split(rows: list[Row], split: str, key: Callable[[Row], Any]) -> list[Row]:
+def _split(rows: list[T], split: str, key: Callable[[T], Any]) -> list[T]:
     """The rows of one split. Where no hash says "held out" (a small file), the smallest hash of several does."""
     if split == "all":
         return rows
