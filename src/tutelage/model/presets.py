@@ -65,7 +65,7 @@ def _t5(width: int, layers: int, heads: int, inner: int, head: int = 64, **more:
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 _BERT_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # T5 1.1, of which Flan-T5 is tuned: a gated GELU, and an output layer of its own
-_GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_GATED: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 PRESETS: dict[str, Shape] = {
     "laptop-0.3m": _qwen(64, 4, 2, 192),

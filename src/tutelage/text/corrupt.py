@@ -20,8 +20,8 @@ def mask_tokens(
     """(input, labels), int64 like `ids`, of a masked LM.
 
     Exactly round(`rate` x ordinary tokens) of them, at least one, are predicted: 80% of these become the mask token,
-    10% another token drawn from `ordinary` and 10% stay (each by itself, so the shares hold on average). `ordinary`: the
-    ids that are no special tokens, ascending; others are never chosen. Labels are -100 elsewhere.
+    10% another token drawn from `ordinary` and 10% stay (each by itself, so the shares hold on average). `ordinary`:
+    the ids that are no special tokens, ascending; others are never chosen. Labels are -100 elsewhere.
     """
     places = np.flatnonzero(np.isin(ids, ordinary))
     inputs, labels = ids.copy(), np.full_like(ids, IGNORED)

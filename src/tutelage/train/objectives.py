@@ -48,6 +48,7 @@ def masked(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str
     if pairs:
         told, right = out.seq_relationship_logits, batch["next_sentence_label"]
         rows, number = label_cross_entropy_sum(told, right)
+        metrics["masked_loss"] = float(total.detach()) / max(1, int(count))  # type: ignore[assignment]
         total = total + rows * (count / number)
         metrics["next_sentence"] = float((told.argmax(-1) == right).float().mean())  # type: ignore[assignment]
     return total, metrics

@@ -119,7 +119,7 @@ def setting(
     else:
         sentinels = ensure_sentinels(tokenizer)
     if name.startswith("preset:"):
-        more = {"architectures": ["BertForPreTraining"]} if next_sentence else {}
+        more: dict[str, Any] = {"architectures": ["BertForPreTraining"]} if next_sentence else {}
         model: Any = create_model(name, tokenizer, max_length, seed, **more)
     else:
         model, tokenizer = load_model(name, tokenizer, any_kind=True)
