@@ -348,13 +348,30 @@ def report(folder: Annotated[Path, typer.Argument(help="a pipeline run or a stag
     console.print(f"wrote {write_report(folder)}", markup=False)
 
 
-@app.command()
-def models() -> None:
-    """List the shapes that model=preset:NAME starts from scratch. Example: tutelage models"""
-    from tutelage.model.presets import table
+class ModelsCommand(StageCommand):
+    """The help of the table of models."""
 
-    for name, family, size in table():
-        console.print(f"preset:{name:18} {family:6} {size}", markup=False)
+    more = []
+
+    def config(self) -> Any:
+        from tutelage.model.listing import ModelsConfig
+
+        return ModelsConfig
+
+
+@app.command(cls=ModelsCommand)
+def models(words: Words = None) -> None:
+    """List the shapes that model=preset:NAME starts from scratch, published beside computed. Example: tutelage models
+
+    tutelage models out=runs/models: also the table as JSON, with sources, and a plot of the growth over the years
+    """
+    plain, values = _words(words, "tutelage models out=runs/models")
+    if plain:
+        raise ConfigError(f"{plain[0]!r}: expected key=value, e.g. tutelage models out=runs/models")
+    from tutelage.model.listing import show_models
+
+    for one in show_models(values):
+        console.print(one, markup=False)
 
 
 def main() -> None:

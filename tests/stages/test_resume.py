@@ -86,6 +86,11 @@ def cases(chain, foreign):
         "pretrain adamw": (
             "pretrain", {**pretrain, "model": str(chain / "pretrain"), "optimizer": {"name": "adamw", "lr": 1e-3}}
         ),
+        "pretrain masked": ("pretrain", {**pretrain, "model": "preset:laptop-roberta-1m", "objective": "masked"}),
+        "pretrain next sentence": ("pretrain", {**pretrain, "model": "preset:laptop-bert-1m", "objective": "masked",
+                                                "next_sentence": True}),
+        "pretrain span": ("pretrain", {**pretrain, "model": "preset:laptop-t5-1m", "objective": "span"}),
+        "pretrain prefix": ("pretrain", {**pretrain, "model": "preset:laptop-t5-1m", "objective": "prefix"}),
         "sft": ("sft", {**SFT, "model": str(chain / "pretrain")}),
         "sft with text": ("sft", {**SFT, **text, "model": str(chain / "pretrain")}),
         "sft packed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True}),

@@ -57,6 +57,16 @@ def cross_entropy_sum(logits_BTV: Tensor, labels_BT: Tensor, ignore_index: int =
     return loss, (targets != ignore_index).sum()
 
 
+def label_cross_entropy_sum(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
+    """(summed cross entropy in nats, number of counted labels) of logits [..., V] that stand at their labels [...]:
+    masked LMs and decoders of their own input. With no counted label: (0, 0), gradient 0."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}")
+    flat = at_least_fp32(logits.reshape(-1, logits.shape[-1]))
+    loss = F.cross_entropy(flat, labels.reshape(-1), ignore_index=ignore_index, reduction="sum")
+    return loss, (labels != ignore_index).sum()
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross entropy of hidden @ weight.T, [chunk, V] logits at a time.
 

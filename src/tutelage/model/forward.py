@@ -127,13 +127,18 @@ def _narrow(module: nn.Module, args: Any, out: Any) -> Any:
     states, places = getattr(out, "last_hidden_state", None), _WANTED.places
     if states is None or places is None or states.ndim != 3 or states.shape[0] != len(places):
         return None
-    out.last_hidden_state = states[torch.arange(len(places), device=states.device), places][:, None]
+    if places.dtype == torch.bool:
+        out.last_hidden_state = states[places][None]
+    else:
+        out.last_hidden_state = states[torch.arange(len(places), device=states.device), places][:, None]
     return out
 
 
 @contextmanager
 def predicting_at(model: Any, places_B: Tensor) -> Iterator[None]:
     """Within: forwards in this thread give logits [B, 1, V] at one place of each row, and the head computes no others.
+
+    Given bool [B, T] instead: logits [1, N, V] at the N places that are true.
 
     Only where a model's head reads nothing but its trunk's last states, each by itself; the caller must have tried.
     """

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForPreTraining, AutoTokenizer, PreTrainedModel
 
 from tutelage.core.atomic import write_folder
 from tutelage.core.errors import ConfigError, DataError, TutelageError
-from tutelage.model.kinds import AUTO, WORDS, stored_kind
-from tutelage.model.presets import PRESETS, build_config
+from tutelage.model.kinds import AUTO, WORDS, config_kind, stored_kind
+from tutelage.model.presets import PRESETS, build_config, preset_of
 from tutelage.text.chat import turn_end_id
 
 Tokenizer = Any
@@ -71,17 +71,41 @@ def create_model(
     attn_implementation: str = "eager",
     **overrides: Any,
 ) -> PreTrainedModel:
-    """A randomly initialised causal LM of preset ``name`` (``preset:`` may precede it).
+    """A randomly initialised model of preset ``name`` (``preset:`` may precede it): a causal LM, a masked LM or an
+    encoder-decoder, as the preset is.
 
     The same seed gives the same weights, whatever the global generator's state, which is left untouched.
+    ``architectures=["BertForPreTraining"]``: with the next-sentence head.
     """
     vocab_size = overrides.pop("vocab_size", len(tokenizer))
-    config = build_config(name, vocab_size, max_length, **overrides)
+    config = build_config(name, vocab_size, max_length, **_padding(name, tokenizer), **overrides)
+    auto = AUTO[config_kind(config)]
+    if "BertForPreTraining" in (config.architectures or ()):
+        auto = AutoModelForPreTraining
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
+        model = new_model(config, auto, attn_implementation=attn_implementation)
     model = model.to(resolve_dtype(dtype) or torch.float32)
     set_token_ids(model, tokenizer)
+    return model
+
+
+def _padding(name: str, tokenizer: Tokenizer) -> dict[str, int]:
+    """The padding id of families in which it shapes the model: RoBERTa counts positions from it, T5 decodes from it."""
+    family, pad = preset_of(name)["family"], getattr(tokenizer, "pad_token_id", None)
+    if pad is None or family not in ("bert", "roberta", "t5"):
+        return {}
+    return {"pad_token_id": pad, **({"decoder_start_token_id": pad} if family == "t5" else {})}
+
+
+def new_model(config: Any, auto: Any, **more: Any) -> Any:
+    """A model of `config` by the auto class, as the config's paper has it."""
+    model = auto.from_config(config, **more)
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        # T5 1.1 has an output layer of its own; transformers 5 ties it, unless a checkpoint holds two
+        table = model.get_input_embeddings().weight
+        model.lm_head.weight = nn.Parameter(torch.randn_like(table) * table.shape[1] ** -0.5)
+        model.config.tie_word_embeddings = False
     return model
 
 

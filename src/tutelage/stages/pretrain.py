@@ -1,4 +1,4 @@
-"""Pretraining: next-token prediction over token shards."""
+"""Pretraining over token shards: next-token prediction, masked LM, span corruption or prefix LM."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from tutelage.core.config import StageConfig
 from tutelage.core.errors import ConfigError
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
+from tutelage.engine.masked import room
 from tutelage.model.hub import create_model, load_model, load_tokenizer, parameter_count, save_model, settle_unseen
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
-from tutelage.train.evaluate import bits_per_byte, text_loss, whole_text_nats
+from tutelage.train.evaluate import bits_per_byte, objective_loss, text_loss, whole_text_nats
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.pretraining import Setting, check_preset, setting
 from tutelage.train.samples import sampler
 from tutelage.train.sources import world
 
@@ -31,6 +33,15 @@ class PretrainConfig(StageConfig):
     """Run directory of `tokenizer`, or a folder that holds one."""
     model: str = "preset:laptop-1m"
     """preset:NAME starts from scratch; a folder or hub id continues from there."""
+    objective: Literal["causal", "masked", "span", "prefix"] = "causal"
+    """causal: a decoder; masked: BERT and RoBERTa; span: T5's span corruption; prefix: an encoder reads the beginning
+    and its decoder writes the rest."""
+    next_sentence: bool = False
+    """masked: BERT's segment pairs and next-sentence loss; false: full rows of text, as RoBERTa has them."""
+    mask_rate: float = Field(0.15, gt=0, lt=1)
+    """masked and span: share of the tokens that are predicted."""
+    span_length: float = Field(3.0, ge=1)
+    """span: mean length of a corrupted span."""
     block_size: int = Field(96, ge=2)
     """Tokens of a training sequence."""
     batch_size: int = Field(24, ge=1)
@@ -54,12 +65,17 @@ class PretrainConfig(StageConfig):
     optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02, weight_decay=0.1)
 
 
+LEAST_BLOCK = 8
+"""Tokens of a row that is corrupted."""
 SAMPLE_START = 8
 """Tokens of a held-out document that a sample continues."""
 
 
 def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
+    check_preset(config.objective, config.model, config.next_sentence)
     tokenizer = load_tokenizer(config.tokenizer)
+    if config.objective != "causal":
+        return _denoise(config, run, tokenizer)
     if config.model.startswith("preset:"):
         model = create_model(config.model, tokenizer, config.max_length, config.seed)
     else:
@@ -75,9 +91,7 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
     )
     held = TokenShards(data / "validation", tokenizer)
     engine = LocalEngine(model, tokenizer)
-    if config.block_size > engine.context_length:
-        key = "max_length" if config.model.startswith("preset:") else "the model's context"
-        raise ConfigError(f"block_size={config.block_size} exceeds {key} of {engine.context_length}; lower block_size")
+    _fits(config, engine.context_length)
 
     def evaluate() -> dict[str, Any]:
         out = {"val_loss": text_loss(model, held, config.block_size)}
@@ -116,6 +130,57 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         nats = whole_text_nats(model, held, config.block_size)
         out["bits_per_byte"] = bits_per_byte(nats, size)
     return out
+
+
+def _fits(config: PretrainConfig, context: int) -> None:
+    if config.block_size > context:
+        key = "max_length" if config.model.startswith("preset:") else "the model's context"
+        raise ConfigError(f"block_size={config.block_size} exceeds {key} of {context}; lower block_size")
+
+
+def _denoise(config: PretrainConfig, run: RunDir, tokenizer: Any) -> dict[str, Any]:
+    """Train a masked LM or an encoder-decoder."""
+    if config.probe:
+        raise ConfigError(f"probe={config.probe} asks a causal LM, and objective={config.objective}; leave probe out")
+    if config.block_size < LEAST_BLOCK:
+        raise ConfigError(f"block_size={config.block_size}: expected at least {LEAST_BLOCK}, special tokens included")
+    assert config.objective != "causal"
+    made = setting(
+        config.objective, config.model, tokenizer, config.max_length, config.block_size, config.seed,
+        next_sentence=config.next_sentence, rate=config.mask_rate, span=config.span_length,
+    )  # fmt: skip
+    model, tokenizer = made.model, made.tokenizer
+    engine = LocalEngine(model, tokenizer)
+    _fits(config, room(engine) if config.objective == "masked" else engine.context_length)
+    data = Path(config.data)
+    shards, held = (TokenShards(data / part, tokenizer) for part in ("train", "validation"))
+    shuffle = config.order == "shuffled"
+    starts = [] if config.objective == "masked" else _encoder_inputs(made, held, config.block_size)
+    last = train(
+        model,
+        made.loss,
+        made.loader(shards, config.batch_size, config.block_size, config.seed, shuffle),
+        Optimizers(model, config.optimizer),
+        run,
+        steps=config.steps,
+        precision=config.precision,
+        evaluate=lambda: objective_loss(model, made.loss, made.held(held, config.batch_size, config.block_size)),
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        log_every=50,
+        sample=sampler(engine, starts, max_tokens=32, seed=config.seed) if starts else None,
+    )
+    if config.model.startswith("preset:"):
+        settle_unseen(model, made.seen(shards.counts(), config.block_size))
+    save_model(model, tokenizer, run.path / "model")
+    found = {key: value for key, value in last.items() if key == "loss" or key.startswith("val_")}
+    return {"parameters": parameter_count(model), "objective": config.objective, **found}
+
+
+def _encoder_inputs(made: Setting, held: TokenShards, block_size: int) -> list[list[int]]:
+    """What the encoder reads in three rows of held-out text, for samples."""
+    batch = next(iter(made.held(held, 3, block_size)))
+    return [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
 
 
 def _recorded(data: Path, key: str) -> int:

@@ -24,7 +24,8 @@ def _check_ranks(rank: int, world_size: int) -> None:
         raise ConfigError(f"loader: rank {rank} of {world_size}, expected 0 <= rank < world_size")
 
 
-def _check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """ConfigError where a saved loader's state is of another run than `own`; the position apart."""
     for key, value in own.items():
         if key != "position" and state.get(key) != value:
             raise ConfigError(f"loader: the saved state has {key}={state.get(key)!r}, this run has {value!r}")
@@ -125,7 +126,7 @@ class BlockLoader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue after the batch at which the state was taken. ConfigError for another seed, block size or data."""
-        _check_state(state, self._identity())
+        check_state(state, self._identity())
         self.position = int(state["position"])
 
 
@@ -277,7 +278,7 @@ class RowLoader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue after the batch at which the state was taken. ConfigError for another seed, size or data."""
-        _check_state(state, self._identity())
+        check_state(state, self._identity())
         epoch, at = state["position"]
         self.position = (int(epoch), int(at))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tutelage.core.errors import ConfigError, DataError
@@ -18,6 +18,8 @@ from tutelage.text.chat import CHAT_TEMPLATE, ROLE_TOKENS, TURN_END
 PAD = "<|pad|>"
 DOCUMENT_END = "<|endoftext|>"
 UNKNOWN = "<|unk|>"
+SENTINELS = 100
+"""Sentinels of T5's span corruption, <extra_id_0> ... <extra_id_99>."""
 SPECIALS = (PAD, DOCUMENT_END, *ROLE_TOKENS.values(), TURN_END)
 
 
@@ -102,7 +104,7 @@ def encode_documents(
 
     A special token spelt out in a document stays ordinary text. DataError when the tokenizer has no eos.
     """
-    end = tokenizer.eos_token_id
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id  # BERT has no eos
     if end is None:
         raise DataError("tokenizer: it has no eos token, which must close every document; set one")
     source = iter(texts)
@@ -162,3 +164,39 @@ def ensure_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return False
     return tokenizer.add_special_tokens({"pad_token": PAD}) > 0
+
+
+def ensure_masked(tokenizer: Any) -> bool:
+    """Give the tokenizer what a masked LM needs: [MASK], and [CLS] and [SEP], which it then sets around a text.
+    Returns whether the vocabulary grew."""
+    named = {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    absent = {key: token for key, token in named.items() if getattr(tokenizer, f"{key}_id") is None}
+    grew = tokenizer.add_special_tokens(absent, replace_extra_special_tokens=False) > 0 if absent else False
+    if tokenizer("a")["input_ids"][0] != tokenizer.cls_token_id:
+        _surround(tokenizer, [tokenizer.cls_token], [tokenizer.sep_token])
+    return grew
+
+
+def ensure_sentinels(tokenizer: Any) -> list[int]:
+    """Give the tokenizer T5's sentinels where it has none, and let it close every text with eos; the sentinels' ids in
+    their order. DataError when it has no eos token."""
+    if tokenizer.eos_token_id is None:
+        raise DataError("tokenizer: it has no eos token, which closes an encoder-decoder's texts; set one")
+    names = [f"<extra_id_{number}>" for number in range(SENTINELS)]
+    known = tokenizer.get_vocab()
+    absent = [name for name in names if name not in known]
+    if absent:
+        tokenizer.add_special_tokens({"additional_special_tokens": absent}, replace_extra_special_tokens=False)
+    if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
+        _surround(tokenizer, [], [tokenizer.eos_token])
+    return [int(i) for i in tokenizer.convert_tokens_to_ids(names)]
+
+
+def _surround(tokenizer: Any, before: list[str], after: list[str]) -> None:
+    """Let the tokenizer set special tokens around a text, and around each of two."""
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in [*before, *after]]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *(f"{part}:1" for part in ("$B", *after))],
+        special_tokens=ids,
+    )

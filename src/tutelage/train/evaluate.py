@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.loss.lm import cross_entropy_sum
 from tutelage.text.shards import TokenShards
+from tutelage.train.loop import Batch, Objective
 
 
 @torch.no_grad()
@@ -27,6 +28,24 @@ def text_loss(model: nn.Module, shards: TokenShards, block: int, limit: int = 24
         total, count = total + float(s), count + int(n)
     model.train(training)
     return total / count if count else math.nan
+
+
+@torch.no_grad()
+def objective_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch]) -> dict[str, float]:
+    """"val_loss", the mean over all units of the batches, and the objective's own metrics as "val_NAME"."""
+    training = model.training
+    model.eval()
+    count, sums = 0, {"loss": 0.0}
+    for batch in batches:
+        total, metrics = objective(model, batch)
+        units = metrics.pop("count")
+        metrics.pop("tokens", None)
+        count += units
+        sums["loss"] += float(total)
+        for key, value in metrics.items():
+            sums[key] = sums.get(key, 0.0) + float(value) * units
+    model.train(training)
+    return {f"val_{key}": value / count if count else math.nan for key, value in sums.items()}
 
 
 def _windows(stream_N: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.loss.lm import cross_entropy_sum
+from tutelage.loss.lm import cross_entropy_sum, label_cross_entropy_sum
 from tutelage.loss.preference import kwise_loss
 from tutelage.model.attention import using
+from tutelage.model.forward import plain_model, predicting_at
 from tutelage.model.plans import packed
 from tutelage.train.loop import Objective
 
@@ -29,6 +30,35 @@ def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str
         logits = model(input_ids=batch["input_ids"], use_cache=False, **extra).logits
     total, count = cross_entropy_sum(logits, batch["labels"])
     return total, {"count": int(count), "tokens": batch["input_ids"].numel()}
+
+
+def masked(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Cross-entropy at the masked places, summed; with "next_sentence_label" also the mean of the next-sentence loss
+    per row, in units of the first (their means add up, as in BERT)."""
+    given = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch}
+    labels, chosen = batch["labels"], batch["labels"] != -100
+    # the head is a third of a base model's work: there only the places that are predicted
+    narrow = plain_model(model).config.model_type in ("bert", "roberta")
+    with predicting_at(model, chosen) if narrow else nullcontext():
+        out = model(**given)
+    pairs = "next_sentence_label" in batch
+    logits = out.prediction_logits if pairs else out.logits
+    total, count = label_cross_entropy_sum(logits, labels[chosen][None] if narrow else labels)
+    metrics = {"count": int(count), "tokens": batch["input_ids"].numel()}
+    if pairs:
+        told, right = out.seq_relationship_logits, batch["next_sentence_label"]
+        rows, number = label_cross_entropy_sum(told, right)
+        metrics["masked_loss"] = float(total.detach()) / max(1, int(count))  # type: ignore[assignment]
+        total = total + rows * (count / number)
+        metrics["next_sentence"] = float((told.argmax(-1) == right).float().mean())  # type: ignore[assignment]
+    return total, metrics
+
+
+def seq2seq(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Cross-entropy of the decoder's targets, summed over the labels that are not -100."""
+    given = {k: batch[k] for k in ("input_ids", "attention_mask", "decoder_input_ids")}
+    total, count = label_cross_entropy_sum(model(**given, use_cache=False).logits, batch["labels"])
+    return total, {"count": int(count), "tokens": batch["input_ids"].numel() + batch["labels"].numel()}
 
 
 class WithText:
