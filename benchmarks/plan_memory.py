@@ -139,7 +139,8 @@ def main() -> None:
     for name, case in CASES.items():
         if quick and name != QUICK:
             continue
-        measured, plan = (run_side(sys.executable, Path(__file__), {"do": d, "case": case}) for d in ("measure", "predict"))
+        jobs = ({"do": do, "case": case} for do in ("measure", "predict"))
+        measured, plan = (run_side(sys.executable, Path(__file__), job) for job in jobs)
         off = plan["total_bytes"] / measured["peak"] - 1
         rows[name] = {**measured, "plan": plan, "off": off, "met": abs(off) <= 0.1}
         parts = "  ".join(f"{k} {v / 1e6:.0f}" for k, v in plan["memory"].items())

@@ -131,11 +131,11 @@ def _model(step: Step, stage: Any, known: Mapping[str, Any], vocab: Mapping[str,
         return known[name]
     if not name.startswith("preset:"):
         return AutoConfig.from_pretrained(model_source(name))
-    named = getattr(stage, "tokenizer", None)
+    named = str(getattr(stage, "tokenizer", None) or "")
     if size is None and named in vocab:
         size = vocab[named]
     if size is None:
-        if named is None or not Path(named).is_dir():
+        if not named or not Path(named).is_dir():
             raise ConfigError(f"[{step.name}] the vocabulary of {name} is not known; give vocab_size=, e.g. 50257")
         size = len(load_tokenizer(named))
     context = getattr(stage, "max_length", 0) if step.kind == "pretrain" else 0
@@ -150,13 +150,17 @@ def memory_table(plan: Plan) -> Table:
         "split": lambda e: e.parallel,
         "precision": lambda e: e.precision,
         "rows x tokens": lambda e: f"{e.micro_batch} x {e.length}" + (f", {e.accumulate}x" if e.accumulate > 1 else ""),
-        **{part: lambda e, part=part: size(e.memory.get(part, 0.0)) for part in parts},
+        **{part: _size_of(part) for part in parts},
         "sum": lambda e: size(sum(e.memory.values())),
         "in phase": lambda e: e.phase,
         "room": lambda e: size(e.room),
         "most rows that fit": lambda e: str(e.largest_micro_batch) if e.fits else "none",
     }
     return _table("memory of one rank at its highest moment", plan, lines, "sum")
+
+
+def _size_of(part: str) -> Callable[[Estimate], str]:
+    return lambda e: size(e.memory.get(part, 0.0))
 
 
 def cost_table(plan: Plan) -> Table:

@@ -105,7 +105,7 @@ def reinforced(
 
     def walk(s: Setting) -> Phases:
         found = rl_update(s, cast, config.batch_size, text)
-        standing = {k: found["judge"][k] for k in ("weights", "optimizer") if k in found["judge"]}
+        standing = {part: size for part, size in found["judge"].items() if part in ("weights", "optimizer")}
         return {**found, "rollout": {**standing, "kv cache": keys * s.scale.get("kv cache", 1.0)}}
 
     episodes = config.batch_size * length
