@@ -332,6 +332,35 @@ def label(words: Words = None) -> None:
     serve_page([*plain, *addresses], values)
 
 
+class PlanCommand(StageCommand):
+    """The help of the planner."""
+
+    more = [("stage.key=value", "Any key of the recipe's stages; for a single stage its own keys.")]
+
+    def config(self) -> Any:
+        from tutelage.pipeline.planning import PlanConfig
+
+        return PlanConfig
+
+
+@app.command(cls=PlanCommand)
+def plan(words: Words = None) -> None:
+    """Memory, time and cost of a recipe before it runs. Example: tutelage plan recipes/demo.toml gpus=8xH100 price=2.5
+
+    Also of one stage: tutelage plan pretrain model=preset:gpt3-1.3b vocab_size=50257 tokens=26e9 gpus=64xH100
+    """
+    example = "tutelage plan recipes/demo.toml gpus=8xH100"
+    plain, values = _words(words, example)
+    first = _one(plain, "recipe or stage", example)
+    from tutelage.pipeline.planning import plan_command
+
+    tables, below = plan_command(first, values)
+    for table in tables:
+        Console(highlight=False).print(table)
+    if below:
+        console.print(below, markup=False)
+
+
 @app.command()
 def runs(folder: Annotated[Path, typer.Argument(help="where the run directories are")] = Path("runs")) -> None:
     """Show run directories as a tree of what was made from what. Example: tutelage runs runs"""

@@ -14,6 +14,7 @@ RANKS = {
     "engine": 3,
     "train": 4,
     "icl": 5,
+    "plan": 5,
     "feedback": 5,
     "stages": 6,
     "pipeline": 7,

@@ -70,12 +70,16 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     return out
 
 
-def plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[Path, list[Step], CompareConfig | None]:
-    """(run directory, stages in order, comparison) of a recipe. ConfigError names the table and key that is wrong."""
+def plan(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, files: bool = True
+) -> tuple[Path, list[Step], CompareConfig | None]:
+    """(run directory, stages in order, comparison) of a recipe. ConfigError names the table and key that is wrong,
+    DataError a file that is not there (not asked with `files=False`)."""
     recipe = expand(merge(read_toml(path), overrides or {}), str(path), {"HERE": str(Path(path).parent)})
     out = Path(recipe.pop("out", None) or f"runs/{Path(path).stem}")
     shared = {"seed": recipe.pop("seed", 0)}
-    compare = _compared(recipe, str(path))
+    compare = _compared(recipe, str(path)) if files else None
+    recipe.pop("compare", None)
     stages: dict[str, Path] = {}
     steps = []
     for name, values in recipe.items():
@@ -91,7 +95,7 @@ def plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[
         values["out"] = str(out / name)
         config = build(config_class(kind), values, where=f"{path}: [{name}]")
         for key, given in files_of(config).items():
-            if Path(given) not in stages.values() and not Path(given).exists():
+            if files and Path(given) not in stages.values() and not Path(given).exists():
                 raise DataError(f"{path}: [{name}] {key}={given!r}: no such file or folder")
         stages[name] = out / name
         steps.append(Step(name, kind, values))
