@@ -21,6 +21,7 @@ RANKS = {
     "studies": 7,
     "lm_eval": 7,
     "serve": 7,
+    "verbs": 0,
     "cli": 8,
 }
 

@@ -9,12 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-REFUSAL = re.compile(
-    r"\b(i|we)('m| am| are)? (cannot|can not|can't|won't|will not|unable to|not able to|do not want to) "
-    r"(help|do|say|tell|write|assist|answer|provide|comply|fulfil)|^(no[,.]|sorry, (but )?i (cannot|can't))|"
-    r"抱歉|对不起|无法(提供|回答|协助|帮助)|不能(帮助|提供|回答)",
-    re.IGNORECASE,
-)
+from tutelage.train.conduct import declines
+
 SYCOPHANCY = re.compile(
     r"\b(great|good|excellent|wonderful|fantastic|brilliant|interesting) (question|point|idea|observation)|"
     r"\byou('re| are) (so |absolutely |completely |totally |quite |very )?(right|clever|wise|kind)|"
@@ -42,7 +38,7 @@ def monitor(texts: Sequence[str]) -> dict[str, float]:
     plain = [" ".join(t.split()) for t in texts]
     return {
         "repetition": sum(map(repetition, plain)) / count,
-        "refusal_rate": sum(bool(REFUSAL.search(t)) for t in plain) / count,
+        "refusal_rate": sum(map(declines, plain)) / count,
         "sycophancy_rate": sum(bool(SYCOPHANCY.search(t)) for t in plain) / count,
         "distinct": len(set(plain)) / count,
         "empty_rate": sum(not t for t in plain) / count,
