@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import task
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
-
-TURN_END = "<|end|>"
-
-
-class Watch(TrainerCallback):
-    """Times and logged values of every update."""
-
-    def __init__(self) -> None:
-        self.marks: list[float] = []
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.marks.append(time.perf_counter())
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.marks.append(time.perf_counter())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        self.rows.append(dict(logs or {}))
+from trl_watch import TURN_END, Watch
 
 
 def gold(prompts: list[Any], completions: list[Any], topic: list[str], **columns: Any) -> list[float]:

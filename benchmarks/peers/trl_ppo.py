@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Any
 
 import torch
@@ -17,28 +16,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer
-
-TURN_END = "<|end|>"
-
-
-class Watch(TrainerCallback):
-    """Times and logged values of every update."""
-
-    def __init__(self) -> None:
-        self.marks: list[float] = []
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.marks.append(time.perf_counter())
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.marks.append(time.perf_counter())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        self.rows.append(dict(logs or {}))
+from trl_watch import TURN_END, Watch
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.engine.pool import Pool
-from tutelage.engine.prefixes import Prefixes
+from tutelage.engine.prefixes import Prefix, Prefixes
 from tutelage.engine.rows import Finished, Request, Rows
 from tutelage.engine.trie import Node, Trie
 from tutelage.model.plans import StoredKeys
@@ -80,6 +80,12 @@ class Session:
                 ((True, len(prefix.tokens) if prefix is not None else 0), (False, new)) if size]  # fmt: skip
         self.trie = Trie([*whole, *(whole[i][:size] for i, _, size in ends)])
         made = [Group(i, g, leaf) for i, (g, leaf) in enumerate(zip(groups, self.trie.leaf))]
+        self._share(made)
+        self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
+        self._begin(len(groups), found, ends)
+
+    def _share(self, made: Sequence[Group]) -> None:
+        """Which nodes are kept apart, how many rows need each, and where every group's own tokens begin."""
         below = [0] * len(self.trie.nodes)
         for group in made:
             below[group.leaf.order] += len(group.requests)
@@ -97,9 +103,14 @@ class Session:
             for node in self.chain(group):
                 group.own = node.stop
                 self.users[node.order] = self.users.get(node.order, 0) + len(group.requests)
-        self.pending = sorted(made, key=lambda g: g.leaf.order, reverse=True)
-        last = {node.order for node in self.trie.leaf[: len(groups)]}
-        for (i, is_kept, _), end in zip(ends, self.trie.leaf[len(groups) :]):
+
+    def _begin(
+        self, count: int, found: Sequence[tuple[Prefix | None, int]], ends: Sequence[tuple[int, bool, int]]
+    ) -> None:
+        """Take over the beginnings that earlier sessions kept, and note those to be kept for later ones. ends: (group,
+        whether it is kept already, its tokens) of each of the trie's sequences behind the `count` prompts."""
+        last = {node.order for node in self.trie.leaf[:count]}
+        for (i, is_kept, _), end in zip(ends, self.trie.leaf[count:]):
             if not is_kept:
                 self.wanted[i] = end.path()
                 continue

@@ -102,8 +102,8 @@ def _ppo(config: OveroptimisationConfig, judge: Path, kl: float, ptx: float, see
 
 def _cell(path: Path, patience: int) -> dict[str, Any]:
     """What one run's curves say, and where the early stop would have ended it."""
-    summary, (_, gold) = read_stage(path).summary, read_stage(path).series("gold")
-    _, proxy = read_stage(path).series("proxy")
+    made = read_stage(path)
+    summary, (_, gold), (_, proxy) = made.summary, made.series("gold"), made.series("proxy")
     kept = ("gold_best", "gold_best_distance", "gold_last", "gold_lost", "gold_fit", "proxy_fit", "diagnosis", "kl")
     out = {k: summary[k] for k in kept if k in summary}
     rule = EarlyStop(patience, WINDOW)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from tutelage.core.atomic import write_folder
-from tutelage.core.errors import RunError
+from tutelage.core.errors import ConfigError
 from tutelage.core.overoptimisation import fit, over_optimised
 from tutelage.core.rundir import RunDir
 from tutelage.report.read import StageRun, read_stage
@@ -62,9 +62,9 @@ class Watch:
     def __init__(
         self, config: WatchKeys, run: RunDir, held_out: Rewards | None, save: Callable[[Path], None], has_gold: bool
     ) -> None:
-        """save: writes the policy as it is now into a folder. RunError for a rule whose signal is not there."""
+        """save: writes the policy as it is now into a folder. ConfigError for a rule whose signal is not there."""
         if config.stop_on == "gold" and not has_gold:
-            raise RunError(f"{run.path}: stop_on=gold, but there is no gold score; name one with gold=judge.py:score")
+            raise ConfigError("stop_on=gold, but there is no gold score; name one with gold=judge.py:score")
         self.signal = config.stop_on
         self.rule = EarlyStop(config.patience)
         self.run, self.held_out, self.save = run, held_out, save
