@@ -30,13 +30,13 @@ img { max-width: 100%; }
 <tr><th>model</th>{% for c in grid.columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in grid.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
+{% if results %}<div class="wide"><table>
+{% for name, value in results %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}</table></div>{% endif %}
 {% if methods.rows %}<h2>Methods compared</h2>
 <div class="wide"><table>
 <tr>{% for c in methods.columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in methods.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% endif %}
-{% if results %}<div class="wide"><table>
-{% for name, value in results %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if answers.rows %}<h2>The same prompts, answered by each model</h2>
 <div class="wide"><table>
