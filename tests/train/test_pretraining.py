@@ -63,8 +63,8 @@ def unigram(counts):
 @pytest.mark.parametrize("name", ["roberta", "next sentence", "span", "prefix"])
 def test_it_learns_and_its_checkpoint_loads_in_transformers(chain, tmp_path, name):
     objective, model, more = CASES[name]
-    values = {"tokenizer": str(chain / "tokenizer"), "data": str(chain / "prepare"), "model": model, "steps": 250,
-              "objective": objective, "block_size": 64, "max_length": 64, "batch_size": 24, "precision": "fp32",
+    values = {"tokenizer": str(chain / "tokenizer"), "data": str(chain / "prepare"), "model": model, "steps": 60,
+              "objective": objective, "block_size": 64, "max_length": 64, "batch_size": 12, "precision": "fp32",
               "eval_every": 0, "save_every": 0, **more}  # fmt: skip
     out, _ = launch("pretrain", {**values, "out": str(tmp_path / "run")})
     found = read_summary(out)
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_said_at_once(chain, tmp_path, values, words):
 
 
 def test_training_goes_on_from_a_folder(chain, tmp_path):
-    common = {"tokenizer": str(chain / "tokenizer"), "data": str(chain / "prepare"), "block_size": 48, "steps": 2,
+    common = {"tokenizer": str(chain / "tokenizer"), "data": str(chain / "prepare"), "block_size": 48, "steps": 60,
               "precision": "fp32", "objective": "masked"}  # fmt: skip
     first, _ = launch("pretrain", {**common, "model": "preset:laptop-bert-1m", "out": str(tmp_path / "a")})
     launch("pretrain", {**common, "model": str(first), "out": str(tmp_path / "b")})

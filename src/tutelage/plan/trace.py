@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tutelage.train import optim
+
 PARTS = ("weights", "casts", "gradients", "optimizer", "kv cache", "logits", "activations")
 """weights: parameters and buffers; casts: their copies in the compute dtype (autocast); logits: whatever has the
 vocabulary as its last dimension; activations: the rest, temporaries of the backward pass and of the step among them."""
@@ -114,13 +116,34 @@ def hold_model(ledger: Ledger, model: nn.Module) -> None:
     ledger.hold([*model.parameters(), *model.buffers()], "weights")
 
 
+@contextmanager
+def _each_shape_once() -> Iterator[None]:
+    """Within: Muon's iteration is walked through once for every shape of stack. A further stack of that shape comes to the
+    same state and leaves the same, so it adds nothing to the highest moment, and a large model has hundreds."""
+    whole = optim.orthogonalise
+    seen: set[torch.Size] = set()
+
+    def once(stack: Tensor, *settings: Any) -> Tensor:
+        if stack.shape in seen:
+            return torch.empty_like(stack)
+        seen.add(stack.shape)
+        return whole(stack, *settings)
+
+    optim.orthogonalise = once
+    try:
+        yield
+    finally:
+        optim.orthogonalise = whole
+
+
 def hold_optimizer(ledger: Ledger, optimizers: Any) -> None:
     """Book an optimiser's state (train/optim.py Optimizers), which torch makes at the first step."""
     for optimizer in optimizers.optimizers:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 p.grad = torch.empty_like(p)
-        optimizer.step()
+        with _each_shape_once():
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         states = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
         ledger.hold(states, "optimizer")
@@ -130,6 +153,7 @@ def step(ledger: Ledger, optimizers: Any) -> None:
     """What an optimiser step allocates beside its state (the real one reads values, which shapes lack)."""
     ledger.hold([p.grad for p in optimizers.params], "gradients")
     nn.utils.clip_grad_norm_([p for p in optimizers.params if p.grad is not None], 1.0)
-    for optimizer in optimizers.optimizers:
-        optimizer.step()
+    with _each_shape_once():
+        for optimizer in optimizers.optimizers:
+            optimizer.step()
     optimizers.zero_grad()
