@@ -9,6 +9,10 @@ MAIN = {
         "Train a language model on token shards.",
         "data=runs/tokens tokenizer=runs/tokenizer model=preset:laptop-1m out=runs/base",
     ),
+    "mixture": (
+        "Turn tasks and templates into rows for sft (instruction tuning).",
+        "ready=P3 without=[paraphrase] tokenizer=runs/base out=runs/mixture",
+    ),
     "sft": ("Fine-tune a base model on dialogues.", "model=runs/base data=chats.jsonl out=runs/sft"),
     "rank": (
         "Sample K answers per prompt and have them ranked.",
@@ -70,5 +74,7 @@ STUDIES = {
                     "models.sft=runs/demo/sft models.rlhf=runs/demo/ppo out=runs/fabrication"),
     "reward_curve": ("Reward models by number of comparisons and by size, beside how far people agree.",
                      "out=runs/reward_curve"),
+    "instruction_tuning": ("Instruction tuning: held-out kinds of tasks by number of training templates.",
+                           "data=P3 model=runs/base out=runs/instruction"),
 }  # fmt: skip
 """Studies: the same."""

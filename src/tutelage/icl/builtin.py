@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.core.config import build
 from tutelage.core.errors import ConfigError
 from tutelage.icl.tasks import Task
+from tutelage.icl.wordings import described
 
 _REVIEW = {"input": "Review: {text}", "output": "\nSentiment: {answer}", "separator": "\n\n"}
 _REVIEW |= {"channel_input": "Sentiment: {answer}\nReview: ", "channel_output": "{text}"}
@@ -160,7 +161,7 @@ def builtin_task(name: str, data: str | None = None) -> Task:
         near = difflib.get_close_matches(base, TASKS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"task {name!r}: {hint}a .toml description, or one of {', '.join(TASKS)}")
-    values: dict[str, Any] = {"name": name, **TASKS[base]}
+    values: dict[str, Any] = {"name": name, **TASKS[base], **described(base)}
     root = data or os.environ.get("TUTELAGE_DATA", "")
     if not root:
         raise ConfigError(f"task {name}: where are its files? data=FOLDER (or the environment's TUTELAGE_DATA)")

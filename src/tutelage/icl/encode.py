@@ -40,7 +40,9 @@ class Encoder:
         self.engine, self.prompter = engine, prompter
         self.local = hasattr(engine, "encode") and getattr(engine, "tokenizer", None) is not None
         self.limit = getattr(engine, "context_length", None) or 1 << 30
-        if getattr(engine, "kind", "causal") != "causal":  # the two sides do not share one sequence
+        kind = getattr(engine, "kind", "causal")
+        self.apart = self.local and kind == "seq2seq"
+        if kind != "causal":  # the two sides do not share one sequence
             self.local = False
 
     def pairs(
@@ -66,8 +68,20 @@ class Encoder:
 
     def _texts(self, demonstrations: Sequence[Example], query: Example) -> list[Pair]:
         prefix = self.prompter.prefix(demonstrations)
-        made = [self.prompter.pair(query, option) for option in query.options]
-        return [(prefix + context, continuation) for context, continuation in made]
+        made = [(prefix + context, continuation) for context, continuation in
+                (self.prompter.pair(query, option) for option in query.options)]  # fmt: skip
+        return [self._apart(*pair) for pair in made] if self.apart else made
+
+    def _apart(self, context: str, continuation: str) -> Pair:
+        """The two sides of an encoder-decoder: blanks at their border belong to neither.
+
+        DataError for an answer that the tokenizer cannot tell from others: such answers would all score alike.
+        """
+        tokenizer = self.engine.tokenizer
+        if tokenizer.unk_token_id in tokenizer(continuation, add_special_tokens=False)["input_ids"]:
+            raise DataError(f"the label {continuation!r} has a token that the model's tokenizer lacks "
+                            f"({tokenizer.unk_token}); choose another word")  # fmt: skip
+        return context.rstrip(), continuation.strip()
 
     def _chats(
         self, sets: Sequence[Sequence[Example]], queries: Sequence[Example], which: Sequence[tuple[int, int]]

@@ -20,7 +20,8 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 class Format(BaseModel):
-    """Templates of one task. `{name}` stands for a column, `{text}` for the whole input, `{answer}` for the answer.
+    """Templates of one task. `{name}` stands for a column, `{text}` for the whole input, `{answer}` for the answer,
+    `{options}` for a list of the answers there are to choose from.
 
     The default is MetaICL's minimal format: input, newline, answer; demonstrations apart by two empty lines.
     """
@@ -85,6 +86,8 @@ def fill(template: str, e: Example) -> str:
             return str(e.fields[name])
         if name == "text":
             return e.text
+        if name == "options" and e.options:
+            return "\n".join(f"- {option}" for option in e.options)
         raise DataError(
             f"template {template!r}: no field {name!r}; the example has {', '.join(e.fields) or 'none'}, text, answer"
         )

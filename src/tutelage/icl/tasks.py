@@ -27,6 +27,7 @@ from tutelage.core.config import build, read_toml
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.examples import LETTERS, Example
 from tutelage.icl.prompts import _FIELD, Format
+from tutelage.text.chat import GPT3_END
 from tutelage.text.corpus import read_rows
 
 Metric = Literal["exact", "f1", "number", "math"]
@@ -57,6 +58,10 @@ class Task(BaseModel):
     format: Format = Format()
     minimal: Format = Format()
     """What format=minimal stands for: MetaICL's, without words of the task."""
+    templates: tuple[Format, ...] = ()
+    """Further wordings of the task, for instruction tuning; `{options}` lists the label words or choices."""
+    cluster: str = ""
+    """What kind of task it is, e.g. sentiment: instruction tuning leaves whole clusters out to measure on."""
     problems: bool = False
     """The files are problems that reasoning.read_problems knows by their keys: for reasoning methods alone."""
     where: dict[str, str] = {}
@@ -120,7 +125,7 @@ class Task(BaseModel):
                 options = tuple(LETTERS[: len(options)])
         else:
             options, index = (), -1
-        answer = options[index] if options else str(gold).strip()
+        answer = options[index] if options else as_answer(str(gold))
         if not text.strip() and self.text != "":
             raise DataError(f"{where}: the input is empty ({self.text})")
         return Example({**fields, "text": text}, text, options, index, answer, rationale)
@@ -143,6 +148,11 @@ class Task(BaseModel):
         if not 0 <= index < len(choices):
             raise DataError(f"{where}: {self.label} is {gold!r}, none of the {len(choices)} choices")
         return tuple(choices), index
+
+
+def as_answer(text: str) -> str:
+    """An open answer without blanks around it and without the end marker of sets made for GPT-3."""
+    return text.strip().removesuffix(GPT3_END).strip()
 
 
 def _bare(choice: str, index: int) -> str:

@@ -22,6 +22,7 @@ STAGES = {
     "tokenizer": "TokenizerConfig",
     "prepare": "PrepareConfig",
     "pretrain": "PretrainConfig",
+    "mixture": "MixtureConfig",
     "sft": "SftConfig",
     "rank": "RankConfig",
     "reward": "RewardConfig",
@@ -39,7 +40,7 @@ STAGES = {
 STUDIES = {
     "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
     "reward_curve": "RewardCurveConfig", "overoptimisation": "OveroptimisationConfig",
-    "study-star": "StarStudyConfig",
+    "study-star": "StarStudyConfig", "instruction_tuning": "InstructionTuningConfig",
 }  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`; one with the
 name of a stage has "study-" before it here."""

@@ -85,10 +85,10 @@ def folder_sheets(folder: Path) -> list[Sheet]:
     return [*sheets(read_report(folder)), *([curve] if curve else [])]
 
 
-def console_tables(folder: Path) -> list[Table]:
-    """The sheets of a run directory for the terminal."""
+def console_tables(folder: Path, more: Sheet | None = None) -> list[Table]:
+    """The sheets of a run directory, and one more, for the terminal."""
     out = []
-    for sheet in folder_sheets(folder):
+    for sheet in [*folder_sheets(folder), *([more] if more else [])]:
         table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, name in enumerate(sheet.columns):
             table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)

@@ -14,7 +14,7 @@ Message = dict[str, str]
 ROLE_TOKENS = {"user": "<|user|>", "assistant": "<|assistant|>", "system": "<|system|>"}
 TURN_END = "<|end|>"
 _FOREIGN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
-_GPT3_END = "<|endoftext|>"
+GPT3_END = "<|endoftext|>"
 BASE = "base"
 """The label of a pipeline run's pretrained model."""
 _BOS_LINE = "{%- if bos_token %}{{- bos_token }}{%- endif %}"
@@ -88,7 +88,7 @@ def as_messages(row: Mapping[str, Any] | list[Any] | str) -> list[Message]:
     if "prompt" in row:
         prompt, answer = row["prompt"], row.get("completion", row.get("response"))
         if isinstance(answer, str):  # sets made for GPT-3 write its end marker into the text; we end turns ourselves
-            answer = answer.removesuffix(_GPT3_END)
+            answer = answer.removesuffix(GPT3_END)
         messages = _turns(prompt, "prompt") if isinstance(prompt, list) else [_message("user", prompt)]
         if isinstance(answer, list):
             return messages + _turns(answer, "completion")
