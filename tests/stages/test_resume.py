@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from tutelage.model.hub import save_model, set_token_ids
+from tutelage.model.tuning import METHODS
 from tutelage.pipeline.stages import launch, read_summary
-from tutelage.text.tokenizer import train_tokenizer
 from tutelage.train import drive
 
 TIMES = {"seconds", "tokens_per_second", "episodes_per_second"}
@@ -50,23 +48,9 @@ def broken(kind, values, out, monkeypatch, die_at):
     return launch(kind, {**values, "out": str(out)})[0]
 
 
-@pytest.fixture(scope="session")
-def foreign(tmp_path_factory):
-    """A GPT-2 with dropout whose tokenizer knows no chat: new embedding rows and dropout read the global generator."""
-    path = tmp_path_factory.mktemp("foreign")
-    tokenizer = train_tokenizer(["sam is in the park. eva is in the market."] * 20, 300)
-    tokenizer.chat_template = None
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=2)
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(config)
-    set_token_ids(model, tokenizer)
-    tokenizer.pad_token = tokenizer.eos_token  # so that a pad token must be added
-    save_model(model, tokenizer, path / "model")
-    return path
-
-
 SMALL = {"precision": "fp32", "save_every": 2}
 SFT = {**SMALL, "rows": 60, "held_rows": 20, "steps": 7, "batch_size": 8, "eval_every": 3}
+SOON = {"eval_every": 1, "patience": 2, "steps": 20, "optimizer": {"name": "adamw", "lr": 0.05, "warmup": 0.3}}
 PPO = {**SMALL, "prompts": 40, "updates": 5, "batch_size": 8, "minibatches": 2, "max_tokens": 6, "kl_target": 0.1}
 
 
@@ -94,7 +78,11 @@ def cases(chain, foreign):
         "sft": ("sft", {**SFT, "model": str(chain / "pretrain")}),
         "sft with text": ("sft", {**SFT, **text, "model": str(chain / "pretrain")}),
         "sft packed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True}),
-        "sft lora": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": "lora"}),
+        **{f"sft {m}": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": m}) for m in METHODS if m != "full"},
+        "sft that stops early": ("sft", {**SFT, **SOON, "model": str(chain / "sft")}),
+        "sft in blocks, recomputed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True,
+                                              "block_size": 96, "batch_size": 2, "checkpointing": True}),
+        "sft lora of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96, "method": "lora"}),
         "sft of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96}),
         "reward": ("reward", reward),
         "reward lora": ("reward", {**reward, "method": "lora", "features": False}),
