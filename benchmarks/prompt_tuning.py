@@ -1,8 +1,9 @@
 """Prompt tuning, prefix tuning and LoRA against full tuning on the embedded world: right answers by parameters trained.
 
-One base model, pretrained on the world's documents as recipes/demo.toml has it; the same demonstrations for every method.
-Its chat template is plain text (the question, a blank, the answer, the end of text): a frozen model cannot learn the
-role tokens of our own template, which no document holds. Measured on held-out questions by the world's judge, greedy.
+One base model, pretrained on the world's documents as recipes/demo.toml has it; the same demonstrations for every
+method. Its chat template is plain text (the question, a blank, the answer, the end of text): a frozen model cannot
+learn the role tokens of our own template, which no document holds. Measured on held-out questions by the world's
+judge, greedy answers.
 
     python benchmarks/prompt_tuning.py                          # full, then every method below
     python benchmarks/prompt_tuning.py --methods prompt --steps 1300 --note "twice the steps"

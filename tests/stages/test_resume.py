@@ -50,7 +50,7 @@ def broken(kind, values, out, monkeypatch, die_at):
 
 SMALL = {"precision": "fp32", "save_every": 2}
 SFT = {**SMALL, "rows": 60, "held_rows": 20, "steps": 7, "batch_size": 8, "eval_every": 3}
-SOON = {"eval_every": 1, "patience": 2, "steps": 20, "optimizer": {"name": "adamw", "lr": 0.05, "warmup": 0.3}}
+SOON = {"eval_every": 1, "patience": 4, "steps": 12, "optimizer": {"name": "adamw", "lr": 0.05, "warmup": 0.3}}
 PPO = {**SMALL, "prompts": 40, "updates": 5, "batch_size": 8, "minibatches": 2, "max_tokens": 6, "kl_target": 0.1}
 
 
@@ -81,7 +81,7 @@ def cases(chain, foreign):
         **{f"sft {m}": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": m}) for m in METHODS if m != "full"},
         "sft that stops early": ("sft", {**SFT, **SOON, "model": str(chain / "sft")}),
         "sft in blocks, recomputed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True,
-                                              "block_size": 96, "batch_size": 2, "checkpointing": True}),
+                                              "block_size": 128, "batch_size": 2, "checkpointing": True}),
         "sft lora of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96, "method": "lora"}),
         "sft of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96}),
         "reward": ("reward", reward),

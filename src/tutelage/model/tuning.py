@@ -127,6 +127,9 @@ def save_adapter(
     name = str(found.resolve()) if found else base
     for config in wrapped.peft_config.values():
         config.base_model_name_or_path = name
+        for key in ("target_modules", "feedforward_modules"):
+            if isinstance(getattr(config, key, None), set):  # whose order changes from process to process
+                setattr(config, key, sorted(getattr(config, key)))
 
     def write(aside: Path) -> None:
         wrapped.save_pretrained(str(aside), save_embedding_layers=embeddings)
