@@ -21,7 +21,9 @@ from tests.engine.test_local_engine import PROMPTS, make_model
 from tests.engine.test_masked_and_seq2seq import PAIRS, make_masked, make_seq2seq
 from tutelage.core.errors import DataError
 from tutelage.engine import LocalEngine, SamplingParams
-from tutelage.model.hub import add_lora, merged
+from tutelage.model.adapters import LoraSettings
+from tutelage.model.hub import merged
+from tutelage.model.tuning import add_adapter
 
 # what peft itself says of names that transformers will drop
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:fan_in_fan_out")
@@ -57,7 +59,7 @@ def tokenizer(make_tokenizer: Any) -> Any:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_lora_model_answers_as_the_merged_one(family: str, tokenizer: Any) -> None:
     plain = answers(LocalEngine(make_model(family), tokenizer))
-    model = moved(add_lora(make_model(family), r=4))  # type: ignore[arg-type]
+    model = moved(add_adapter(make_model(family), "lora", LoraSettings(r=4)))  # type: ignore[arg-type]
     engine = LocalEngine(model, tokenizer)
     tokens, logprobs = answers(engine)
     assert engine.support.plans, engine.support.reason
@@ -73,7 +75,7 @@ def test_a_lora_model_answers_as_the_merged_one(family: str, tokenizer: Any) -> 
 
 def test_each_training_step_of_an_adapter_is_seen(tokenizer: Any) -> None:
     """Nothing of the trie outlives a call: what is generated and scored follows every step."""
-    model = moved(add_lora(make_model("llama"), r=4)).train()  # type: ignore[arg-type]
+    model = moved(add_adapter(make_model("llama"), "lora", LoraSettings(r=4))).train()  # type: ignore[arg-type]
     engine = LocalEngine(model, tokenizer)
     # at a rate of 1 the weights grow until merging alone, in fp32, moves the logits by 9e-5
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -91,7 +93,7 @@ def test_each_training_step_of_an_adapter_is_seen(tokenizer: Any) -> None:
 
 
 def test_two_adapters_take_turns(tokenizer: Any) -> None:
-    model = moved(add_lora(make_model("llama"), r=4))  # type: ignore[arg-type]
+    model = moved(add_adapter(make_model("llama"), "lora", LoraSettings(r=4)))  # type: ignore[arg-type]
     model.add_adapter("second", LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     engine = LocalEngine(model, tokenizer)
     first = answers(engine)
@@ -108,7 +110,7 @@ def test_masked_lms_and_encoder_decoders_with_lora(make_tokenizer: Any) -> None:
     for make, template in ((lambda: make_masked("bert"), "<s> $A </s>"), (lambda: make_seq2seq("t5"), "$A </s>")):
         tokenizer = make_tokenizer(template)
         plain = [s.logprob for s in LocalEngine(make(), tokenizer).score(PAIRS)]
-        config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear")  # of no task: add_lora is for causal LMs
+        config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear")  # of no task
         model = moved(get_peft_model(make(), config))
         engine, whole = LocalEngine(model, tokenizer), LocalEngine(merged(model), tokenizer)
         found = [s.logprob for s in engine.score(PAIRS)]

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.core.errors import ConfigError, DataError, RunError
+from tutelage.model.adapters import LoraSettings
 from tutelage.model.heads import RewardModel, ValueModel, create_reward_model, logprob_features
-from tutelage.model.hub import add_lora, create_model, load_model, parameter_count, save_model
+from tutelage.model.hub import create_model, load_model, parameter_count, save_model
 from tutelage.model.presets import PRESETS, build_config
+from tutelage.model.tuning import add_adapter
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_value_model_starts_as_the_reward_model(tokenizer: PreTrainedTokenizerFa
 
 
 def test_lora_trains_only_the_adapter(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = add_lora(create_model("laptop-0.3m", tokenizer, 64), r=4, alpha=8)
+    model = add_adapter(create_model("laptop-0.3m", tokenizer, 64), "lora", LoraSettings(r=4, alpha=8))
     assert 0 < parameter_count(model, trainable=True) < parameter_count(model) / 5
 
 
@@ -113,7 +115,7 @@ def test_a_missing_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_lora_is_saved_merged_and_generates(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    model = add_lora(create_model("laptop-0.3m", tokenizer, 64), r=4, alpha=8).eval()
+    model = add_adapter(create_model("laptop-0.3m", tokenizer, 64), "lora", LoraSettings(r=4, alpha=8)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
+from tutelage.model.kernels import How, trainable
 from tutelage.text.loader import collate, collate_flat
 from tutelage.train.objectives import causal
 
@@ -52,3 +54,16 @@ def test_attention_dropout_is_honoured() -> None:
     assert first != second
     model.eval()
     assert float(causal(model, batch)[0].detach()) == float(causal(model, batch)[0].detach())
+
+
+def test_short_attention_in_bf16_is_that_of_the_kernel() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, heads, 17, 8, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    bias = torch.zeros(3, 1, 17, 17, dtype=torch.bfloat16).masked_fill(torch.rand(3, 1, 17, 17) < 0.2, -9.0)
+    for mask, before in ((None, True), (bias, False)):
+        wide = (x.float() for x in (query, key, value))
+        wanted = scaled_dot_product_attention(
+            *wide, None if mask is None else mask.float(), is_causal=before, scale=0.3, enable_gqa=True
+        )
+        found, _ = trainable(query, key, value, mask, before, How(0.3))
+        torch.testing.assert_close(found.float(), wanted, rtol=3e-2, atol=3e-2)

@@ -292,7 +292,7 @@ def test_models_are_compared_blind_and_the_vote_is_a_comparison(visit: Any, serv
     assert f"You chose {shown[1]}. Stored." in here.page.inner_text(".ballot")
     row = rows(served, "rankings")[-1]
     best = [row["responses"][i].split() for i in row["ranking"][0]]
-    assert len(row["responses"]) == 3 and clean(texts[1]).split() in best  # untrained models write any character, NUL too
+    assert len(row["responses"]) == 3 and clean(texts[1]).split() in best  # untrained models write NUL too
     assert row["prompt"] == "where is eva?" and "Voter" not in json.dumps(row)
     store = served.app.state.store
     for number, words in enumerate(("All equally good", "All bad"), 2):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from tutelage.model.hub import create_model, save_model, set_token_ids
+from tutelage.model.hub import create_model, save_model
+from tutelage.model.tuning import METHODS
 from tutelage.pipeline.stages import launch, read_summary
 from tutelage.text.tokenizer import ensure_sentinels, train_tokenizer
 from tutelage.train import drive
@@ -51,32 +51,24 @@ def broken(kind, values, out, monkeypatch, die_at):
 
 
 @pytest.fixture(scope="session")
-def foreign(tmp_path_factory):
-    """A GPT-2 with dropout whose tokenizer knows no chat: new embedding rows and dropout read the global generator.
-    Beside it, as "t5", an encoder-decoder with dropout."""
-    path = tmp_path_factory.mktemp("foreign")
-    tokenizer = train_tokenizer(["sam is in the park. eva is in the market."] * 20, 300)
-    tokenizer.chat_template = None
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=2)
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(config)
-    set_token_ids(model, tokenizer)
-    tokenizer.pad_token = tokenizer.eos_token  # so that a pad token must be added
-    save_model(model, tokenizer, path / "model")
+def t5(tmp_path_factory):
+    """An encoder-decoder with dropout."""
+    path = tmp_path_factory.mktemp("t5")
     tokenizer = train_tokenizer(["sam is in the park. eva is in the market."] * 20, 300)
     ensure_sentinels(tokenizer)
-    t5 = create_model("preset:laptop-t5-1m", tokenizer, 128)
-    t5.config.dropout_rate = 0.1
-    save_model(t5, tokenizer, path.with_name("t5") / "model")
+    model = create_model("preset:laptop-t5-1m", tokenizer, 128)
+    model.config.dropout_rate = 0.1
+    save_model(model, tokenizer, path / "model")
     return path
 
 
 SMALL = {"precision": "fp32", "save_every": 2}
 SFT = {**SMALL, "rows": 60, "held_rows": 20, "steps": 7, "batch_size": 8, "eval_every": 3}
+SOON = {"eval_every": 1, "patience": 4, "steps": 12, "optimizer": {"name": "adamw", "lr": 0.05, "warmup": 0.3}}
 PPO = {**SMALL, "prompts": 40, "updates": 5, "batch_size": 8, "minibatches": 2, "max_tokens": 6, "kl_target": 0.1}
 
 
-def cases(chain, foreign):
+def cases(chain, foreign, t5):
     common = {"tokenizer": str(chain / "tokenizer"), "data": str(chain / "prepare")}
     pretrain = {**SMALL, **common, "steps": 7, "batch_size": 4, "block_size": 32, "eval_every": 3}
     reward = {**SMALL, "model": str(chain / "sft"), "data": str(chain / "rank"), "steps": 7, "batch_size": 4}
@@ -100,8 +92,12 @@ def cases(chain, foreign):
         "sft": ("sft", {**SFT, "model": str(chain / "pretrain")}),
         "sft with text": ("sft", {**SFT, **text, "model": str(chain / "pretrain")}),
         "sft packed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True}),
-        "sft lora": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": "lora"}),
-        "sft of an encoder-decoder": ("sft", {**SFT, "model": str(foreign.with_name("t5"))}),
+        **{f"sft {m}": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": m}) for m in METHODS if m != "full"},
+        "sft that stops early": ("sft", {**SFT, **SOON, "model": str(chain / "sft")}),
+        "sft in blocks, recomputed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True,
+                                              "block_size": 128, "batch_size": 2, "checkpointing": True}),
+        "sft lora of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96, "method": "lora"}),
+        "sft of an encoder-decoder": ("sft", {**SFT, "model": str(t5)}),
         "sft of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96}),
         "reward": ("reward", reward),
         "reward lora": ("reward", {**reward, "method": "lora", "features": False}),
@@ -119,9 +115,9 @@ def cases(chain, foreign):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", cases(Path("chain"), Path("foreign")))
-def test_dying_anywhere_changes_no_bit(chain, foreign, tmp_path, monkeypatch, name):
-    kind, values = cases(chain, foreign)[name]
+@pytest.mark.parametrize("name", cases(Path("chain"), Path("foreign"), Path("t5")))
+def test_dying_anywhere_changes_no_bit(chain, foreign, t5, tmp_path, monkeypatch, name):
+    kind, values = cases(chain, foreign, t5)[name]
     whole, _ = launch(kind, {**values, "out": str(tmp_path / "whole")})
     # before the first step, between two checkpoints, and before the second step of a resumed process
     last = broken(kind, values, tmp_path / "broken", monkeypatch, (1, 5, 7))

@@ -34,7 +34,9 @@ def load(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded, tokenizer = load_model(path_or_url, dtype=dtype, attn_implementation="sdpa", any_kind=True)
+    loaded, tokenizer = load_model(
+        path_or_url, dtype=dtype, attn_implementation="sdpa", any_kind=True, learned_prompt=True
+    )
     loaded.to(torch.device(device))  # type: ignore[arg-type]
     return LocalEngine(loaded.eval(), tokenizer)
 

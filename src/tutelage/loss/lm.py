@@ -3,6 +3,7 @@ can be normalised by the global token count instead of averaging averages."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,63 +68,119 @@ def label_cross_entropy_sum(logits: Tensor, labels: Tensor, ignore_index: int = 
     return loss, (labels != ignore_index).sum()
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross entropy of hidden @ weight.T, [chunk, V] logits at a time.
+Head = Callable[[Tensor], Tensor]
+"""States [N, D] to logits [N, V], each row by itself."""
+LOGITS_ALIVE = 1 << 24
+"""Logits of a chunk, where the caller names no number of positions: 64 MiB in fp32."""
+LEAST = 32
+"""Positions of a chunk at least."""
+
+
+def _positions(chunk: int | None, vocabulary: int) -> int:
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, not {chunk}")
+    return chunk or max(LEAST, LOGITS_ALIVE // vocabulary)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross entropy of head(hidden), the logits of `chunk` positions at a time.
 
     The gradient of a sum is known up to one scalar factor, so it is made in the forward pass while a chunk's logits
     exist: nothing is recomputed (3 matrix products per chunk, where checkpointing takes 4).
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, grad: bool) -> Tensor:
-        want_h, want_w = (grad and ctx.needs_input_grad[i] for i in (0, 1))
-        wide = torch.promote_types(weight_VD.dtype, torch.float32)
-        grad_h = torch.zeros_like(hidden_ND) if want_h else None
-        grad_w = torch.zeros(weight_VD.shape, dtype=wide, device=weight_VD.device) if want_w else None
-        total = torch.zeros((), dtype=wide, device=hidden_ND.device)
+    def forward(
+        ctx: Any, hidden_ND: Tensor, labels_N: Tensor, head: Head, chunk: int, grad: bool, *parameters: Tensor
+    ) -> Tensor:
+        moved = [grad and ctx.needs_input_grad[0], *(grad and p.requires_grad for p in parameters)]
+        sums = [None, *(torch.zeros_like(p, dtype=_wide(p)) if m else None for p, m in zip(parameters, moved[1:]))]
+        grad_h = torch.zeros_like(hidden_ND) if moved[0] else None
+        total = torch.zeros((), dtype=_wide(hidden_ND), device=hidden_ND.device)
         for start in range(0, labels_N.numel(), chunk):
             part = slice(start, start + chunk)
-            hidden, labels = hidden_ND[part], labels_N[part, None]
-            logits = F.linear(hidden, weight_VD)
-            dtype, logits = logits.dtype, at_least_fp32(logits)
-            logp = logits.log_softmax(-1)
+            hidden, labels = hidden_ND[part].detach().requires_grad_(moved[0]), labels_N[part, None]
+            with torch.set_grad_enabled(any(moved)):
+                logits = head(hidden)
+            logp = at_least_fp32(logits.detach()).log_softmax(-1)
             total -= logp.gather(-1, labels).sum()
-            if not (want_h or want_w):
+            if not any(moved):
                 continue
-            # d loss / d logits = softmax - one-hot, in the matrix product's own dtype as autograd would have it
-            delta = logp.exp_().scatter_add_(-1, labels, logp.new_full(labels.shape, -1.0)).to(dtype)
+            # d loss / d logits = softmax - one-hot, in the logits' own dtype as autograd would have it
+            delta = logp.exp_().scatter_add_(-1, labels, logp.new_full(labels.shape, -1.0)).to(logits.dtype)
+            wanted = [x for x, m in zip((hidden, *parameters), moved) if m]
+            found = iter(torch.autograd.grad(logits, wanted, delta))
             if grad_h is not None:
-                grad_h[part] = delta @ weight_VD.to(dtype)
-            if grad_w is not None:
-                grad_w += delta.T @ hidden.to(dtype)
-        ctx.save_for_backward(grad_h, None if grad_w is None else grad_w.to(weight_VD.dtype))
+                grad_h[part] = next(found)
+            for number, own in enumerate(sums):
+                if own is not None:
+                    sums[number] = own.add_(next(found))
+        kept = [None if g is None else g.to(p.dtype) for g, p in zip(sums[1:], parameters)]
+        ctx.save_for_backward(grad_h, *kept)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        grad_h, grad_w = ctx.saved_tensors
-        scaled = tuple(None if g is None else g * grad_output.to(g.dtype) for g in (grad_h, grad_w))
-        return (*scaled, None, None, None)
+        # a copy of a whole vocabulary's gradient would cost as much as the logits that were saved
+        whole = float(grad_output) == 1.0
+        grad_h, *rest = (g if g is None or whole else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
+        return (grad_h, None, None, None, None, *rest)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _counted(hidden_BTD: Tensor, labels_BT: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """(states [N, D] that predict a label that counts, these labels [N])."""
+    _check("hidden states", hidden_BTD, labels_BT)
+    targets = _next_labels(labels_BT, ignore_index).reshape(-1)
+    keep = (targets != ignore_index).nonzero().squeeze(-1)
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]).index_select(0, keep), targets[keep]
+
+
+def chunked_cross_entropy(
+    hidden_BTD: Tensor, head: Head, parameters: Sequence[Tensor], labels_BT: Tensor, vocabulary: int,
+    chunk: int | None = None, ignore_index: int = -100,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """cross_entropy_sum(head(hidden), labels) with the logits of at most `chunk` positions alive; same value, gradient.
+
+    `parameters`: the trainable tensors that `head` reads. Without `chunk`, as many positions as make 64 MiB of logits.
+    Ignored positions are dropped before the head, so a mostly masked SFT batch costs only its answers. Not twice
+    differentiable. ValueError on shapes that do not match or chunk < 1.
+    """
+    size = _positions(chunk, vocabulary)
+    hidden, targets = _counted(hidden_BTD, labels_BT, ignore_index)
+    grad = torch.is_grad_enabled()  # read here: inside an autograd function it is always off
+    total = _ChunkedCrossEntropy.apply(hidden, targets, head, size, grad, *parameters)
+    return total, torch.tensor(targets.numel(), device=targets.device)
 
 
 def chunked_linear_cross_entropy(
     hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int = 256, ignore_index: int = -100
 ) -> tuple[Tensor, Tensor]:
-    """cross_entropy_sum(hidden @ weight.T, labels) with at most [chunk, V] logits alive; same value and gradient.
+    """`chunked_cross_entropy` of the plain head hidden @ weight.T."""
 
-    Ignored positions are dropped before the matrix product, so a mostly masked SFT batch costs only its answers.
-    Not twice differentiable. ValueError on shapes that do not match or chunk < 1.
-    """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, not {chunk}")
-    _check("hidden states", hidden_BTD, labels_BT)
-    targets = _next_labels(labels_BT, ignore_index).reshape(-1)
-    keep = (targets != ignore_index).nonzero().squeeze(-1)
-    hidden = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]).index_select(0, keep)
-    grad = torch.is_grad_enabled()  # read here: inside an autograd function it is always off
-    total = _LinearCrossEntropy.apply(hidden, weight_VD, targets[keep], chunk, grad)
-    return total, torch.tensor(keep.numel(), device=keep.device)
+    def head(hidden: Tensor) -> Tensor:
+        return F.linear(hidden, weight_VD)
+
+    return chunked_cross_entropy(hidden_BTD, head, [weight_VD], labels_BT, weight_VD.shape[0], chunk, ignore_index)
+
+
+@torch.no_grad()
+def chunked_nats(
+    hidden_BTD: Tensor, head: Head, labels_BT: Tensor, vocabulary: int, chunk: int | None = None,
+    ignore_index: int = -100,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(nats [N] of each label that counts, these labels [N]) in reading order, without gradients."""
+    size = _positions(chunk, vocabulary)
+    hidden, targets = _counted(hidden_BTD, labels_BT, ignore_index)
+    parts = [
+        F.cross_entropy(at_least_fp32(head(hidden[i : i + size])), targets[i : i + size], reduction="none")
+        for i in range(0, len(targets), size)
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0), targets
 
 
 def _expanded(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

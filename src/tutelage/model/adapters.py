@@ -26,18 +26,26 @@ class LoraSettings(BaseModel):
     r: int = Field(8, ge=1)
     """Rank."""
     alpha: int = 16
+    """The adapter's product is scaled by alpha / r."""
     targets: str | list[str] = "all-linear"
+    """Linear layers that get an adapter, by the ends of their names; all-linear: all but the head."""
+
+    def config(self, **more: Any) -> Any:
+        """Peft's configuration."""
+        from peft import LoraConfig
+
+        return LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=self.targets, lora_dropout=0.0, **more)
 
 
 class Adapters:
     """Named LoRA adapters inside `trunk`, which is changed in place: its own weights are frozen."""
 
     def __init__(self, trunk: nn.Module, names: list[str], settings: LoraSettings, seed: int = 0) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
 
         trunk.requires_grad_(False)
-        config = LoraConfig(r=settings.r, lora_alpha=settings.alpha, target_modules=settings.targets, lora_dropout=0.0)
+        config = settings.config()
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are the aim
             torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tutelage.model.forward import attention_as
+from tutelage.model.forward import attention_as, plain_model
 from tutelage.model.kernels import How, Unsupported
 from tutelage.model.plans import Plan
 
@@ -50,6 +50,20 @@ def using(model: Any, plan: Plan) -> Iterator[_Current]:
             yield _CURRENT
     finally:
         _CURRENT.plan = outer
+
+
+def recompute_activations(model: Any) -> None:
+    """Gradient checkpointing: a layer's activations are made again in the backward pass, by the forward's own plan.
+
+    ValueError where transformers does not know how for this family.
+    """
+
+    def contexts() -> tuple[Any, Any]:
+        plan = _CURRENT.plan
+        return nullcontext(), nullcontext() if plan is None else using(model, plan)
+
+    how = {"use_reentrant": False, "context_fn": contexts}
+    plain_model(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
 def attend(

@@ -16,7 +16,7 @@ from transformers import AutoModelForPreTraining, AutoTokenizer, PreTrainedModel
 
 from tutelage.core.atomic import write_folder
 from tutelage.core.errors import ConfigError, DataError, TutelageError
-from tutelage.model.kinds import AUTO, WORDS, config_kind, stored_kind
+from tutelage.model.kinds import AUTO, WORDS, Kind, config_kind, stored_kind
 from tutelage.model.presets import PRESETS, build_config, preset_of
 from tutelage.text.chat import turn_end_id
 
@@ -110,11 +110,16 @@ def new_model(config: Any, auto: Any, **more: Any) -> Any:
 
 
 def find_model_dir(path: str | os.PathLike[str]) -> Path | None:
-    """The folder that holds ``config.json``: ``path`` itself, or ``path/model`` of a run directory; None if neither."""
+    """The folder of a model or an adapter: ``path`` itself, or ``path/model`` of a run directory; None if neither."""
     for folder in (Path(path), Path(path) / "model"):
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
     return None
+
+
+def is_adapter(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an adapter in peft's format and no model."""
+    return (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file()
 
 
 def _looks_local(name: str) -> bool:
@@ -181,17 +186,21 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     attn_implementation: str | None = "eager",
     any_kind: bool = False,
+    learned_prompt: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """The causal LM and tokenizer of a local folder, a run directory (its ``model/``) or a hub id.
 
     Given a ``tokenizer``, the embeddings are resized to it. ``attn_implementation="eager"`` is the quickest for the
     short sequences that are trained on a CPU. ``any_kind``: masked LMs and encoder-decoders are loaded too, else they
-    are refused. Raises DataError when nothing loadable is there.
+    are refused. A folder with peft's adapter gives its base with the adapter merged in; a learned prompt cannot be
+    merged: ``learned_prompt`` gives peft's model, else it is refused. Raises DataError when nothing loadable is there.
     """
     name = str(path_or_id)
     source, folder = model_source(name), find_model_dir(name)
     if tokenizer is None:
         tokenizer = load_tokenizer(source)
+    if folder is not None and is_adapter(folder):
+        return _load_adapter(folder, tokenizer, dtype, attn_implementation, any_kind, learned_prompt), tokenizer
     with reading(name, folder, "a causal language model"):
         kind = stored_kind(source)
         if kind != "causal" and not any_kind:
@@ -206,6 +215,39 @@ def load_model(
             raise DataError(f"{name!r}: its weights lack {absent[0]}{more}; write or copy the model again")
     resize_for(model, tokenizer)
     return model, tokenizer
+
+
+def kind_of(path_or_id: str | os.PathLike[str]) -> Kind:
+    """The kind of model in a folder, run directory or hub id, by its configs alone; an adapter has its base's."""
+    name = str(path_or_id)
+    source, folder = model_source(name), find_model_dir(name)
+    with reading(name, folder, "a language model"):
+        if folder is not None and is_adapter(folder):
+            from peft import PeftConfig
+
+            return kind_of(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
+        return stored_kind(source)
+
+
+def _load_adapter(
+    folder: Path, tokenizer: Tokenizer, dtype: Any, attention: str | None, any_kind: bool, learned_prompt: bool
+) -> Any:
+    """The adapter's base under it: merged, or peft's own model where it is a learned prompt."""
+    from peft import PeftConfig, PeftModel
+
+    with reading(str(folder), folder, "an adapter"):
+        config = PeftConfig.from_pretrained(str(folder))
+        base = str(config.base_model_name_or_path)
+        if config.is_prompt_learning and not learned_prompt:
+            raise DataError(
+                f"{folder} holds a learned prompt ({config.peft_type.value}), which cannot be merged into a model: it "
+                f"answers (generate, chat, rank, icl), but is not trained further; train its base, {base}"
+            )
+        if _looks_local(base) and find_model_dir(base) is None:
+            raise DataError(f"{folder}/adapter_config.json: no model in base_model_name_or_path={base!r}; set it anew")
+        model, _ = load_model(base, tokenizer, dtype, attention, any_kind)
+        wrapped: Any = PeftModel.from_pretrained(model, str(folder))
+    return wrapped if config.is_prompt_learning else wrapped.merge_and_unload()
 
 
 def resize_for(model: PreTrainedModel, tokenizer: Tokenizer) -> bool:
@@ -259,13 +301,3 @@ def save_model(model: Any, tokenizer: Tokenizer | None, folder: str | os.PathLik
             tokenizer.save_pretrained(str(aside))
 
     return write_folder(folder, write)
-
-
-def add_lora(model: PreTrainedModel, r: int = 8, alpha: int = 16, targets: str | list[str] = "all-linear") -> Any:
-    """The model wrapped by peft's LoRA: trunk frozen, adapters of rank ``r`` on ``targets`` trainable."""
-    from peft import LoraConfig, get_peft_model
-
-    if r < 1:
-        raise ConfigError(f"the LoRA rank r must be positive, got {r}")
-    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
-    return get_peft_model(model, config)

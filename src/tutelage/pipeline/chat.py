@@ -77,7 +77,7 @@ def sampling(values: Mapping[str, Any], **defaults: Any) -> SamplingParams:
 
 
 def _local(place: Path) -> LocalEngine:
-    model, tokenizer = load_model(place)
+    model, tokenizer = load_model(place, learned_prompt=True)
     return LocalEngine(model.eval(), tokenizer)
 
 

@@ -47,7 +47,7 @@ class CompareConfig(BaseModel):
 
 def _ask(path: Path, rows: list[Row], base: bool, temperature: float, config: CompareConfig) -> list[list[str]]:
     """The answers of one model: a list for each row, of one (greedy) or config.samples."""
-    model, tokenizer = load_model(path)
+    model, tokenizer = load_model(path, learned_prompt=True)
     engine = LocalEngine(model.eval(), tokenizer)
     stop = () if base else (turn_end_id(tokenizer),)
     ids = [encode_prompt(tokenizer, _bare(row) if base else as_messages({"prompt": row["prompt"]})) for row in rows]

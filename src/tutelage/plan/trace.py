@@ -118,7 +118,7 @@ def hold_model(ledger: Ledger, model: nn.Module) -> None:
 
 @contextmanager
 def _each_shape_once() -> Iterator[None]:
-    """Within: Muon's iteration is walked through once for every shape of stack. A further stack of that shape comes to the
+    """Within: Muon's iteration is walked through once for every shape of stack. A further stack of it comes to the
     same state and leaves the same, so it adds nothing to the highest moment, and a large model has hundreds."""
     whole = optim.orthogonalise
     seen: set[torch.Size] = set()

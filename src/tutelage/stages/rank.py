@@ -61,7 +61,7 @@ Judge = Callable[[dict[str, Any], list[str], int], dict[str, Any]]
 
 def run(config: RankConfig, run: RunDir) -> dict[str, Any]:
     """Sample, rank and write rankings.jsonl and heldout.jsonl."""
-    model, tokenizer = load_model(config.model)
+    model, tokenizer = load_model(config.model, learned_prompt=True)
     engine = LocalEngine(model, tokenizer)
     judge = _judge(config)
     out: dict[str, Any] = {}

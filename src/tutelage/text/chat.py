@@ -241,6 +241,11 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer) > before
 
 
+def chat_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of our template's role and end tokens, which a base model has never seen; [] under another template."""
+    return [_id(tokenizer, token) for token in (*ROLE_TOKENS.values(), TURN_END)] if _is_ours(tokenizer) else []
+
+
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that ends a turn: <|end|> under our template, the template's own marker, else eos."""
     template = str(tokenizer.chat_template or "")

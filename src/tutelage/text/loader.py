@@ -151,16 +151,16 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
 def collate_flat(rows: Sequence[Row]) -> Batch:
     """The rows one behind another, nothing padded: input_ids, labels and position_ids [1, N], and lengths [B].
 
-    A row's first label is -100: the token before it belongs to another row.
+    A row may hold several documents (`pack_rows`): lengths are theirs. A document's first label is -100: the token
+    before it belongs to another one.
     """
-    labels = [IGNORED if i == 0 else label for row in rows for i, label in enumerate(row["labels"])]
-    flat = {
-        "input_ids": [token for row in rows for token in row["input_ids"]],
-        "labels": labels,
-        "position_ids": [i for row in rows for i in range(len(row["input_ids"]))],
-    }
-    batch = {key: torch.tensor(values)[None] for key, values in flat.items()}
-    return {**batch, "lengths": torch.tensor([len(row["input_ids"]) for row in rows])}
+    flat = {key: np.concatenate([row[key] for row in rows]) for key in ("input_ids", "labels")}
+    places = [row.get("position_ids") or range(len(row["input_ids"])) for row in rows]
+    flat["position_ids"] = np.concatenate([np.asarray(place) for place in places])
+    starts = np.flatnonzero(flat["position_ids"] == 0)
+    flat["labels"][starts] = IGNORED
+    batch = {key: torch.from_numpy(values.astype(np.int64))[None] for key, values in flat.items()}
+    return {**batch, "lengths": torch.from_numpy(np.diff(starts, append=len(flat["labels"])))}
 
 
 def cut_by_tokens(numbers: Sequence[int], lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:

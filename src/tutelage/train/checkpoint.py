@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tutelage.core.atomic import sweep, write_folder
 from tutelage.core.errors import RunError
@@ -83,3 +84,25 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
         except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
     return None
+
+
+class Trained:
+    """The trained parameters of a model most of which is frozen, as what a checkpoint holds of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach() for name, p in self._parameters().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        own = self._parameters()
+        if own.keys() != state.keys():
+            odd = sorted(own.keys() ^ state.keys())[0]
+            raise RunError(f"the checkpoint has other trained parameters than the model: {odd}")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from tutelage.core.atomic import write_folder
+
+BEST = "best"
+"""Folder of the best model so far, in the run directory, while a run with an early stop goes on."""
 
 class EarlyStop:
     """Watches a signal's mean over `window` values; asks to stop after `patience` values without a better mean.
@@ -40,3 +47,40 @@ class EarlyStop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values, self.best, self.best_step = list(state["values"]), state["best"], state["best_step"]
 
+
+
+class LowestKept:
+    """Early stopping on a metric that should fall: the model of its lowest value is kept, and the training ends after
+    `patience` values without a lower one. A `stop_when` of the loop, and a part of its checkpoint."""
+
+    def __init__(self, key: str, patience: int, run: Path, save: Callable[[Path], object]) -> None:
+        """`run`: the run directory; `save`: writes the model as it is now into a folder."""
+        self.key, self.run, self.save = key, run, save
+        self.rule = EarlyStop(patience, window=1)
+        self.row: dict[str, Any] = {}
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        if self.key in row and self.rule.update(-row[self.key]):
+            self.row = dict(row)
+            self.save(self.run / BEST)
+        return self.rule.stop
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Move the kept model into `folder`; returns the row of metrics that it was kept for."""
+        move_best(self.run, folder)
+        return self.row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rule": self.rule.state_dict(), "row": self.row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rule.load_state_dict(state["rule"])
+        self.row = dict(state["row"])
+
+
+def move_best(run: Path, folder: Path) -> None:
+    """Put the best model in its place; once it is there (a run was killed right after), nothing is left to do."""
+    best = run / BEST
+    if best.is_dir():
+        write_folder(folder, lambda aside: shutil.copytree(best, aside, dirs_exist_ok=True))
+        shutil.rmtree(best)

@@ -24,7 +24,8 @@ def text_loss(model: nn.Module, shards: TokenShards, block: int, limit: int = 24
     blocks = [shards.read(i, block) for i in range(0, min(limit, shards.tokens) - block, block)]
     for i in range(0, len(blocks), 64):
         ids = torch.stack([torch.as_tensor(b.astype("int64")) for b in blocks[i : i + 64]])
-        s, n = cross_entropy_sum(model(input_ids=ids, use_cache=False).logits, ids)
+        # virtual tokens of a learned prompt stand in front
+        s, n = cross_entropy_sum(model(input_ids=ids, use_cache=False).logits[:, -block:], ids)
         total, count = total + float(s), count + int(n)
     model.train(training)
     return total / count if count else math.nan

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tutelage.core.errors import RunError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import autocast
-from tutelage.train.drive import Values, console, drive, settle_precision
+from tutelage.train.checkpoint import Trained
+from tutelage.train.drive import Stateful, Values, console, drive, settle_precision
 from tutelage.train.optim import Optimizers
 
 Batch = Mapping[str, Any]
@@ -49,12 +50,14 @@ def train(
     stop_when: Callable[[dict], bool] | None = None,
     sample: Callable[[], list[dict[str, Any]]] | None = None,
     dropout: bool = True,
+    beside: Mapping[str, Stateful] | None = None,
 ) -> dict[str, Any]:
     """Train for `steps` optimiser steps, resuming from the newest checkpoint of `run`.
 
     A row of metrics is logged every `log_every` steps; `evaluate` gives more of them and `sample` rows for
-    samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early. Without
-    `dropout` the model computes the same function in training as in evaluation.
+    samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early; `beside` is
+    what it remembers, part of the checkpoint. Without `dropout` the model computes the same function in training as in
+    evaluation.
     Returns the last metrics. Raises Interrupted after saving on Ctrl-C, and RunError when gradients stay non-finite.
     """
     state = Values(last={}, seconds=0.0, bad=0)
@@ -86,7 +89,9 @@ def train(
         return row
 
     model.train(dropout)
-    parts: dict[str, Any] = {"model": model, "optimizers": optimizers, "loader": loader, "state": state}
+    moved = model if all(p.requires_grad for p in model.parameters()) else Trained(model)
+    parts: dict[str, Any] = {"model": moved, "optimizers": optimizers, "loader": loader, "state": state}
+    parts |= beside or {}
     drive(run, parts, steps, one, save_every, enough=lambda: state.values["last"].get("stopped", False))
     return state.values["last"]
 

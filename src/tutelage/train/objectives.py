@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.loss.lm import cross_entropy_sum, label_cross_entropy_sum
+from tutelage.loss.lm import (
+    chunked_cross_entropy,
+    chunked_nats,
+    cross_entropy_sum,
+    label_cross_entropy_sum,
+    token_logprobs,
+)
 from tutelage.loss.preference import kwise_loss
 from tutelage.model.attention import using
 from tutelage.model.forward import plain_model, predicting_at
+from tutelage.model.lm_head import LMHead, states
 from tutelage.model.plans import packed
 from tutelage.train.loop import Objective
 
@@ -22,14 +29,53 @@ def causal(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str
 
     A batch with "lengths" holds documents one behind another in one row: none attends to another.
     """
-    extra = {k: batch[k] for k in ("attention_mask", "position_ids") if k in batch}
-    plan: Any = nullcontext()
-    if "lengths" in batch:
-        plan = using(model, packed(batch["lengths"].tolist(), batch["input_ids"].device))
-    with plan:
-        logits = model(input_ids=batch["input_ids"], use_cache=False, **extra).logits
-    total, count = cross_entropy_sum(logits, batch["labels"])
-    return total, {"count": int(count), "tokens": batch["input_ids"].numel()}
+    with _plan(model, batch):
+        logits = model(**_inputs(batch), use_cache=False).logits
+    # virtual tokens of a learned prompt stand in front
+    total, count = cross_entropy_sum(logits[:, -batch["labels"].shape[1] :], batch["labels"])
+    return total, {"count": int(count), "tokens": _tokens(batch)}
+
+
+def _tokens(batch: Mapping[str, Any]) -> int:
+    """Tokens of the batch without padding."""
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+
+
+def _inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {k: batch[k] for k in ("input_ids", "attention_mask", "position_ids") if k in batch}
+
+
+def _plan(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """A context within which the batch's documents do not attend to one another."""
+    if "lengths" not in batch:
+        return nullcontext()
+    return using(model, packed(batch["lengths"].tolist(), batch["input_ids"].device))
+
+
+class Chunked:
+    """`causal` of the model of `head`, with the logits of a few positions alive at a time, and none where no label
+    counts."""
+
+    def __init__(self, head: LMHead) -> None:
+        self.head = head
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        with _plan(model, batch):
+            hidden = states(model, **_inputs(batch))
+        head = self.head
+        total, count = chunked_cross_entropy(hidden, head, head.parameters, batch["labels"], head.vocabulary)
+        return total, {"count": int(count), "tokens": _tokens(batch)}
+
+
+@torch.no_grad()
+def answer_nats(model: nn.Module, batch: Mapping[str, Any], head: LMHead | None) -> tuple[Tensor, Tensor]:
+    """(nats [N] of each label that is not -100, these labels [N]); with `head` only a chunk's logits at once."""
+    inputs, labels = _inputs(batch), batch["labels"]
+    if head is not None:
+        return chunked_nats(states(model, **inputs), head, labels, head.vocabulary)
+    logits = model(**inputs, use_cache=False).logits[:, -labels.shape[1] :]
+    counted = labels[:, 1:] != -100
+    return -token_logprobs(logits, batch["input_ids"])[counted], labels[:, 1:][counted]
 
 
 def masked(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:

@@ -12,8 +12,7 @@ from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine
 from tutelage.engine.seq2seq import decoder_start
-from tutelage.model.hub import find_model_dir, load_model, model_source, reading, resize_for, save_model
-from tutelage.model.kinds import stored_kind
+from tutelage.model.hub import load_model, resize_for, save_model
 from tutelage.text.chat import as_messages
 from tutelage.text.denoise import collate_pairs
 from tutelage.text.loader import Batch, Row, RowLoader
@@ -26,12 +25,6 @@ from tutelage.train.samples import sampler
 
 Rows = Sequence[dict[str, Any]]
 Pair = dict[str, list[int]]
-
-
-def is_encoder_decoder(model: str) -> bool:
-    """Whether a folder, run directory or hub id holds an encoder-decoder. DataError where nothing loadable is there."""
-    with reading(model, find_model_dir(model), "a language model"):
-        return stored_kind(model_source(model)) == "seq2seq"
 
 
 def two_sides(row: dict[str, Any]) -> tuple[str, str]:

@@ -8,7 +8,6 @@ models that the run never sees (an ensemble, whose mean less its disagreement is
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +16,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from tutelage.core.atomic import write_folder
 from tutelage.core.errors import ConfigError
 from tutelage.core.overoptimisation import fit, over_optimised
 from tutelage.core.rundir import RunDir
 from tutelage.report.read import StageRun, read_stage
 from tutelage.train.drive import console
-from tutelage.train.early_stop import EarlyStop
+from tutelage.train.early_stop import BEST, EarlyStop, move_best
 from tutelage.train.monitors import diagnose, monitor
 from tutelage.train.rollouts import Episodes
 from tutelage.train.scores import Rewards
 
 ENDS = 5
 """Updates at either end of a run whose means are compared."""
-BEST = "best"
-"""Folder of the best stretch's model while a run with an early stop goes on."""
 
 
 class WatchKeys(BaseModel):
@@ -91,11 +87,8 @@ class Watch:
     def finish(self, folder: Path) -> dict[str, Any]:
         """Write the model to keep into `folder`; returns what the run's curves say."""
         facts: dict[str, Any] = {}
-        best = self.run.path / BEST
         if self.signal != "none" and self.rule.best is not None:
-            if best.is_dir():  # else a run that was killed right here has moved it already
-                write_folder(folder, lambda aside: shutil.copytree(best, aside, dirs_exist_ok=True))
-                shutil.rmtree(best)
+            move_best(self.run.path, folder)
             facts = {"stopped_early": self.stop, "kept_update": self.rule.best_step, "kept_mean5": self.rule.best}
             console.print(
                 f"[bold]{self.run.path.name}[/] keeps the model of update {self.rule.best_step}, where the mean of "
