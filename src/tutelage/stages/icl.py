@@ -36,7 +36,7 @@ Searched = dict[str, dict[str, Any]]
 """_sought(cell) -> the method, its candidates best first, and what the search took."""
 SWEPT = (
     "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "instructions",
-    "chat", "method",
+    "chat", "method", "read", "demos",
 )  # fmt: skip
 
 
@@ -79,6 +79,12 @@ class IclConfig(StageConfig):
     """Another model that writes the candidates of `instructions`; `model` judges them."""
     chat: bool | list[bool] = False
     """Prompts through the model's chat template."""
+    read: str | list[str] = "auto"
+    """Where the answer is read: continuation (behind the text) | mask (a masked LM's [MASK]) | sentinel (T5's
+    <extra_id_0>) | auto (as the model can)."""
+    demos: str | list[str] = "before"
+    """Where demonstrations stand, for read=mask and sentinel: before | after | around (half on each side of) the
+    query."""
     seeds: int = Field(1, ge=1)
     """Sets of demonstrations: seed, seed + 1, ..."""
     limit: int = Field(0, ge=0)
@@ -142,6 +148,8 @@ def _cells(config: IclConfig) -> Iterator[dict[str, Any]]:
         if cell["method"] != "score" and cell["method"] not in METHODS:
             raise ConfigError(f"method={cell['method']!r}; one of score, {', '.join(METHODS)}")
         _setting(cell)  # checks
+        if cell["method"] != "score" and (cell["read"], cell["demos"]) != ("auto", "before"):
+            raise ConfigError(f"read and demos are for method=score: method={cell['method']} generates its answers")
         if cell["instructions"] != "none":
             check_search(cell["instructions"], config.search, cell["instruction"])
             if cell["method"] != "score":
