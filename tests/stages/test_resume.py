@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tutelage.model.hub import save_model, set_token_ids
+from tutelage.model.hub import create_model, save_model, set_token_ids
 from tutelage.pipeline.stages import launch, read_summary
-from tutelage.text.tokenizer import train_tokenizer
+from tutelage.text.tokenizer import ensure_sentinels, train_tokenizer
 from tutelage.train import drive
 
 TIMES = {"seconds", "tokens_per_second", "episodes_per_second"}
@@ -52,7 +52,8 @@ def broken(kind, values, out, monkeypatch, die_at):
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory):
-    """A GPT-2 with dropout whose tokenizer knows no chat: new embedding rows and dropout read the global generator."""
+    """A GPT-2 with dropout whose tokenizer knows no chat: new embedding rows and dropout read the global generator.
+    Beside it, as "t5", an encoder-decoder with dropout."""
     path = tmp_path_factory.mktemp("foreign")
     tokenizer = train_tokenizer(["sam is in the park. eva is in the market."] * 20, 300)
     tokenizer.chat_template = None
@@ -62,6 +63,11 @@ def foreign(tmp_path_factory):
     set_token_ids(model, tokenizer)
     tokenizer.pad_token = tokenizer.eos_token  # so that a pad token must be added
     save_model(model, tokenizer, path / "model")
+    tokenizer = train_tokenizer(["sam is in the park. eva is in the market."] * 20, 300)
+    ensure_sentinels(tokenizer)
+    t5 = create_model("preset:laptop-t5-1m", tokenizer, 128)
+    t5.config.dropout_rate = 0.1
+    save_model(t5, tokenizer, path.with_name("t5") / "model")
     return path
 
 
@@ -95,6 +101,7 @@ def cases(chain, foreign):
         "sft with text": ("sft", {**SFT, **text, "model": str(chain / "pretrain")}),
         "sft packed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True}),
         "sft lora": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": "lora"}),
+        "sft of an encoder-decoder": ("sft", {**SFT, "model": str(foreign.with_name("t5"))}),
         "sft of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96}),
         "reward": ("reward", reward),
         "reward lora": ("reward", {**reward, "method": "lora", "features": False}),

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: cross-entropy on the assistant's tokens only."""
+"""Supervised fine-tuning: cross-entropy on the assistant's tokens only. Encoder-decoders: train/seq2seq.py."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from tutelage.train.loop import Objective, train
 from tutelage.train.objectives import WithText, causal
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.samples import sampler
+from tutelage.train.seq2seq import is_encoder_decoder, refuse, tune
 from tutelage.train.sources import conversations, is_world
 
 
@@ -163,6 +164,8 @@ def answer_loss(model: nn.Module, rows: Encoded, pad_id: int, end_id: int) -> di
 
 
 def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
+    if is_encoder_decoder(config.model):
+        return _encoder_decoder(config, run)
     model, tokenizer = load_model(config.model)
     ensure_pad(tokenizer)
     ensure_chat(tokenizer)
@@ -220,3 +223,11 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         **{f"{key}_before": value for key, value in before.items()},
         **{k: last[k] for k in ("loss", *before) if k in last},
     }
+
+
+def _encoder_decoder(config: SftConfig, run: RunDir) -> dict[str, Any]:
+    """Flan-T5's way: the question through the encoder, the answer from the decoder, no chat template."""
+    refuse(packing=(config.packing, False), method=(config.method, "full"), ptx_data=(config.ptx_data, None))
+    keys = ("max_length", "batch_size", "seed", "steps", "precision", "eval_every", "save_every", "optimizer")
+    rows, held = divided(config, run.bad_rows)
+    return tune(config.model, rows, held, run, **{key: getattr(config, key) for key in keys})

@@ -211,7 +211,7 @@ class RowLoader:
             raise DataError("loader: no rows, expected at least one")
         self.lengths = np.array([len(row["input_ids"]) for row in rows])
         for number, row in enumerate(rows):
-            if not len(row["input_ids"]) or len(row["labels"]) != len(row["input_ids"]):
+            if not self.sound(row):
                 raise DataError(f"loader: row {number} is empty, or its labels are not as long as its input_ids")
         if token_budget is not None and self.lengths.max() > token_budget:
             worst = int(self.lengths.argmax())
@@ -266,7 +266,15 @@ class RowLoader:
         if not own:
             row = self.rows[numbers[0]]
             own = [{**row, "labels": [IGNORED] * len(row["labels"])}]
-        return collate_flat(own) if self.flat else collate(own, self.pad_id)
+        return self.batch(own)
+
+    def sound(self, row: Row) -> bool:
+        """Whether a row can be trained on."""
+        return 0 < len(row["input_ids"]) == len(row["labels"])
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """The rows as tensors."""
+        return collate_flat(rows) if self.flat else collate(rows, self.pad_id)
 
     def _identity(self) -> dict[str, Any]:
         size = {"batch_size": self.batch_size, "token_budget": self.token_budget}
