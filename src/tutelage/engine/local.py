@@ -239,8 +239,9 @@ class LocalEngine:
 
         Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
         padded size of one forward. An empty context starts at the bos token (else eos). Encoder-decoders encode the two
-        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``). Both take a Cloze as
-        context, whose gap the continuation fills. ``top``: of causal LMs, so many alternatives of each token.
+        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``). In place of a
+        context both take a Cloze, whose gap the continuation fills. ``top``: of causal LMs, so many alternatives of
+        each token.
         """
         if self.kind == "causal":
             return score_pairs(self, pairs, max_tokens, top)

@@ -25,16 +25,6 @@ NO_GENERATION = (
 )
 
 
-def _around(engine: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text ([CLS] and [SEP])."""
-    bare = engine.tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = engine.tokenizer("a")["input_ids"]
-    for at in range(len(whole) - len(bare) + 1):
-        if whole[at : at + len(bare)] == bare:
-            return list(whole[:at]), list(whole[at + len(bare) :])
-    return [], []
-
-
 def room(engine: Any) -> int:
     """Most tokens of one sequence, special ones included."""
     embeddings = getattr(plain_model(engine.model).base_model, "embeddings", None)
@@ -51,13 +41,29 @@ class _Together(NamedTuple):
     after: list[int]
 
 
-class _Encoder:
-    """Token ids of the pairs of one call: what precedes and follows the continuation's tokens, and these."""
+class PairEncoder:
+    """Token ids of pairs: (before, continuation's, behind), as `_Together` where they fill a gap.
 
-    def __init__(self, engine: Any, mask: int, around: tuple[list[int], list[int]]) -> None:
-        self.tokenizer, self.mask, self.around, self.limit = engine.tokenizer, mask, around, room(engine)
+    DataError for a tokenizer without a mask token.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.tokenizer, self.limit = engine.tokenizer, room(engine)
+        mask = getattr(engine.tokenizer, "mask_token_id", None)
+        if mask is None:
+            raise DataError("a masked LM reads at masks, and the tokenizer has no mask token; set mask_token")
+        self.mask = int(mask)
         self.ids = functools.cache(self._ids)
         self.whole = functools.cache(lambda text: list(engine.tokenizer(text)["input_ids"]))
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a text ([CLS] and [SEP])."""
+        bare, whole = self._ids("a"), self.whole("a")
+        for at in range(len(whole) - len(bare) + 1):
+            if whole[at : at + len(bare)] == bare:
+                return whole[:at], whole[at + len(bare) :]
+        return [], []
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
@@ -78,8 +84,8 @@ class _Encoder:
             left, right = whole[: len(left)], whole[len(left) :]
         else:
             left, right = (self.ids(s) if isinstance(s, str) else [int(t) for t in s] for s in (context, continuation))
-        before = self.around[0] if isinstance(context, str) else []
-        after = self.around[1] if isinstance(continuation, str) else []
+        before = self._around[0] if isinstance(context, str) else []
+        after = self._around[1] if isinstance(continuation, str) else []
         return [*before, *left], right, after
 
     def _gap(self, cloze: Cloze, filling: str) -> _Together:
@@ -102,12 +108,9 @@ def score_masked(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int)
     (as PET trains with several masks: Schick and Schuetze 2021, arXiv 2009.07118): one forward for all fillings of one
     length.
     """
-    mask = getattr(engine.tokenizer, "mask_token_id", None)
-    if mask is None:
-        raise DataError("a masked LM is scored by masking tokens, and the tokenizer has no mask token; set mask_token")
-    texts = any(isinstance(side, str) for pair in pairs for side in pair)
-    encode = _Encoder(engine, int(mask), _around(engine) if texts else ([], []))
-    return scored(engine, prepared(engine, pairs, encode), lambda items: _scores(engine, items, int(mask), max_tokens))
+    encode = PairEncoder(engine)
+    items = prepared(engine, pairs, encode)
+    return scored(engine, items, lambda items: _scores(engine, items, encode.mask, max_tokens))
 
 
 _Row = tuple[tuple[int, ...], tuple[int, ...]]

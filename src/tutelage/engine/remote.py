@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 from tutelage.core.errors import DataError
 from tutelage.engine.dialect import Dialect
 from tutelage.engine.echo import EchoScorer
-from tutelage.engine.requests import Cloze, Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
+from tutelage.engine.requests import (
+    Cloze,
+    Completion,
+    Output,
+    Piece,
+    Prompt,
+    SamplingParams,
+    Score,
+    is_chat,
+    params_for,
+)
 from tutelage.engine.transport import Server, ServerError
 
 T = TypeVar("T")

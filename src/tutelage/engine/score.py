@@ -97,7 +97,7 @@ def gap_ids(ids: Callable[[str], list[int]], cloze: Cloze, filling: str) -> tupl
     anchor = before.rpartition(" ")[2]
     left, whole = ids(anchor), ids(anchor + cloze.before[len(before) :] + filling)
     if whole[: len(left)] != left or len(whole) == len(left):
-        raise DataError(f"{filling!r} has no token of its own behind {anchor!r}; put a blank between, or choose another")
+        raise DataError(f"{filling!r} has no token of its own behind {anchor!r}; put a blank between them")
     return before, whole[len(left) :]
 
 

@@ -116,8 +116,8 @@ def sentinel(tokenizer: Any) -> int | None:
     return known.get(SENTINEL)
 
 
-class _Encoder:
-    """Token ids of the pairs of one call: (the encoder's, those that are scored, those that the decoder is given)."""
+class PairEncoder:
+    """Token ids of pairs: (the encoder's, those that are scored, those that the decoder is given)."""
 
     def __init__(self, engine: Any) -> None:
         self.tokenizer, self.mark = engine.tokenizer, sentinel(engine.tokenizer)
@@ -137,6 +137,9 @@ class _Encoder:
             gap = Cloze(SENTINEL + context.before[len(before) :])
             right = gap_ids(self.ids, gap, continuation)[1]
         else:
+            if isinstance(context, str) and isinstance(continuation, str):  # blanks belong to the token behind them
+                bare = context.rstrip(" ")
+                context, continuation = bare, context[len(bare) :] + continuation
             left = self.whole(context) if isinstance(context, str) else [int(t) for t in context]
             right = self.ids(continuation) if isinstance(continuation, str) else [int(t) for t in continuation]
         if not left:
@@ -154,7 +157,8 @@ def score_answers(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int
     """Log-probs of each continuation by the decoder, given its context in the encoder; one Score a pair, in order.
 
     Strings are encoded apart: the context as the tokenizer encodes a text, the continuation without special tokens (to
-    score its end too, give ids that include eos). ``max_tokens``: padded tokens of one forward, both sides together.
+    score its end too, give ids that include eos); blanks at the context's end count to the continuation.
+    ``max_tokens``: padded tokens of one forward, both sides together.
 
     A Cloze has T5's first sentinel in its gap, and the decoder, given that sentinel, is asked for the filling. All
     fillings of one token are read from one row.
@@ -183,7 +187,7 @@ def score_answers(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int
         engine.counts.add(asked, computed)
         return [_score(part, right) for part, (_, right, _) in zip(parts, items, strict=True)]
 
-    return scored(engine, prepared(engine, pairs, _Encoder(engine)), found)
+    return scored(engine, prepared(engine, pairs, PairEncoder(engine)), found)
 
 
 def _score(part: Sequence[tuple[float, bool]], tokens: Sequence[int]) -> Score:
@@ -195,7 +199,7 @@ _Row = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _rows(items: Sequence[Any], start: int) -> dict[_Row, list[tuple[int, int, Sequence[int]]]]:
-    """(encoder's ids, decoder's ids) -> (item, where its first token is predicted, its tokens) of those that read it."""
+    """(encoder's ids, decoder's ids) -> (item, where its first token is predicted, its tokens)."""
     rows: dict[_Row, list[tuple[int, int, Sequence[int]]]] = {}
     for number, (left, right, given) in enumerate(items):
         row = (tuple(left), (start, *given, *right[:-1]))

@@ -159,7 +159,7 @@ class Bench:
 
 
 def reading(engine: Any, setting: Setting) -> Read:
-    """Where a setting's answers are read. "auto": a masked LM's at its mask, T5's at its sentinel, else behind the text.
+    """Where a setting's answers are read. "auto": by a masked LM at masks, by T5 at its sentinel, else behind the text.
 
     ConfigError where a model has no such place.
     """

@@ -131,8 +131,8 @@ class Prompter:
     """Prompts of one format in one direction.
 
     parts: "input" leaves the answers of demonstrations out, "output" their inputs (format studies). chat: messages for
-    the model's chat template: the instruction is the system's, each demonstration a turn of both sides. read, demos: see
-    Read and Place.
+    the model's chat template: the instruction is the system's, each demonstration a turn of both sides. read, demos:
+    see Read and Place.
     """
 
     format: Format = MINIMAL
@@ -150,8 +150,8 @@ class Prompter:
 
         if self.read == "continuation":
             if self.demos != "before":
-                raise ConfigError(f"demos={self.demos} puts demonstrations behind the answer's place, which a model reads "
-                                  "with read=mask or read=sentinel; demos=before")  # fmt: skip
+                raise ConfigError(f"demos={self.demos} puts demonstrations behind the answer, which are read with "
+                                  "read=mask or read=sentinel; demos=before")  # fmt: skip
         elif self.direction == "channel" or self.chat:
             raise ConfigError(f"read={self.read} has neither a channel nor a chat form; score=direct chat=false")
         elif "{answer}" in self.format.tail:
