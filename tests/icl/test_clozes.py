@@ -20,12 +20,15 @@ from transformers import (
 )
 
 from tutelage.core.errors import ConfigError
+from tutelage.core.rundir import RunDir
 from tutelage.engine import Cloze, LocalEngine
 from tutelage.icl.evaluate import Bench, Setting, evaluate, reading
 from tutelage.icl.examples import Example
 from tutelage.icl.prompts import MINIMAL, Format, Prompter
 from tutelage.icl.scoring import Job, score_jobs, unconditional
+from tutelage.icl.tune import answer_rows, tune
 from tutelage.text.tokenizer import ensure_masked, ensure_pad, ensure_sentinels, train_tokenizer
+from tutelage.train.optim import OptimConfig
 
 LABELS = ("bad", "good", "so so")
 TEXTS = ["Review: a fine film\nIt was good .\n\nReview: a dull play\nIt was bad .\n\nReview: there\nIt was so so ."] * 9
@@ -136,12 +139,11 @@ def test_one_row_serves_all_labels_of_a_length(cloze_engine: LocalEngine) -> Non
     assert sum(rows) == len(ALL) * (2 if cloze_engine.kind == "masked" else 1) and len(rows) <= 2
 
 
-def test_the_text_may_hold_marks_of_its_own(cloze_engine: LocalEngine) -> None:
-    if cloze_engine.kind != "masked":
-        pytest.skip("a mask is a masked LM's")
-    mask = cloze_engine.tokenizer.mask_token
-    score = cloze_engine.score([(Cloze(f"a {mask} film was ", f" {mask} ."), "good")])[0]
-    assert score.logprob == pytest.approx(brute(cloze_engine, f"a {mask} film was", f" {mask} .", "good"), abs=1e-4)
+def test_the_text_may_hold_masks_of_its_own() -> None:
+    engine = tiny("bert")
+    mask = engine.tokenizer.mask_token
+    score = engine.score([(Cloze(f"a {mask} film was ", f" {mask} ."), "good")])[0]
+    assert score.logprob == pytest.approx(brute(engine, f"a {mask} film was", f" {mask} .", "good"), abs=1e-4)
 
 
 def test_norms_and_calibration_go_through_the_gap(cloze_engine: LocalEngine) -> None:
@@ -165,6 +167,46 @@ def test_demonstrations_that_do_not_fit_are_dropped(cloze_engine: LocalEngine) -
     kept = many[scores.dropped[0] :]
     expected = [brute(cloze_engine, *by_hand(kept, QUERIES[0], "around"), label) for label in LABELS]
     np.testing.assert_allclose(scores.logprob[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("read", ["own", "continuation"])
+def test_tuning_rows_are_what_is_scored(cloze_engine: LocalEngine, read: str) -> None:
+    """A row's loss is the score of its answer (and, of a decoder, of the end behind it)."""
+    prompter = Prompter(FORM, read=own_read(cloze_engine) if read == "own" else "continuation")
+    rows = answer_rows(cloze_engine, prompter, DEMOS)
+    scores = score_jobs(cloze_engine, [Job(prompter, [[]], DEMOS, [(0, q) for q in range(3)])])[0]
+    for row, found, example in zip(rows, scores.logprob, DEMOS, strict=True):
+        labels = torch.tensor(row["labels"])
+        given = {"input_ids": torch.tensor([row["input_ids"]])}
+        if cloze_engine.kind == "seq2seq":
+            start = cloze_engine.model.config.decoder_start_token_id
+            given["decoder_input_ids"] = torch.tensor([[start, *row["labels"][:-1]]])
+            assert row["labels"][-1] == cloze_engine.tokenizer.eos_token_id
+            labels[-1] = -100
+            if read == "own":
+                labels[0] = -100  # the sentinel
+        with torch.inference_mode():
+            logprobs = cloze_engine.model(**given).logits[0].log_softmax(-1)
+        kept = labels != -100
+        total = float(logprobs[kept].gather(1, labels[kept][:, None]).sum())
+        # several masks of a continuation are scored in turn, and learned together
+        if cloze_engine.kind == "seq2seq" or read == "own" or int(kept.sum()) == 1:
+            assert total == pytest.approx(found[example.gold], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tuning_learns(family: str, tmp_path: Any) -> None:
+    engine = tiny(family)
+    bench = Bench(engine, FORM, MINIMAL, [], DEMOS)
+    run = RunDir(tmp_path / "run", "tune", {})
+    run.open()
+    spent = tune(
+        engine, bench.prompter(Setting(shots=0)), DEMOS, run, steps=40, batch_size=3,
+        optimizer=OptimConfig(name="adamw", lr=1e-2),
+    )  # fmt: skip
+    run.close()
+    assert evaluate(bench, [Setting(shots=0)], 0)[0].metrics["accuracy"] == 1.0
+    assert spent["rows"] == 3 and spent["flops"] > 0 and spent["loss"] < 0.5
 
 
 def test_what_a_model_cannot_read_is_refused(cloze_engine: LocalEngine, engine: LocalEngine) -> None:
