@@ -26,7 +26,8 @@ from tutelage.icl.evaluate import Bench, Setting, evaluate, reading
 from tutelage.icl.examples import Example
 from tutelage.icl.prompts import MINIMAL, Format, Prompter
 from tutelage.icl.scoring import Job, score_jobs, unconditional
-from tutelage.icl.tune import answer_rows, tune
+from tutelage.icl.tune import add_prompt, answer_rows, tune
+from tutelage.model.hub import merged
 from tutelage.text.tokenizer import ensure_masked, ensure_pad, ensure_sentinels, train_tokenizer
 from tutelage.train.optim import OptimConfig
 
@@ -207,6 +208,31 @@ def test_tuning_learns(family: str, tmp_path: Any) -> None:
     run.close()
     assert evaluate(bench, [Setting(shots=0)], 0)[0].metrics["accuracy"] == 1.0
     assert spent["rows"] == 3 and spent["flops"] > 0 and spent["loss"] < 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_learned_prompt_is_all_that_is_trained(family: str, tmp_path: Any) -> None:
+    engine = tiny(family)
+    before = {name: weight.clone() for name, weight in engine.model.state_dict().items()}
+    wrapped, prompt = add_prompt(engine.model, engine.tokenizer, 4)
+    form = FORM.model_copy(update={"instruction": prompt})
+    bench = Bench(LocalEngine(wrapped, engine.tokenizer), form, MINIMAL, [], DEMOS)
+    run = RunDir(tmp_path / "run", "tune", {})
+    run.open()
+    spent = tune(
+        bench.engine, bench.prompter(Setting(shots=0)), DEMOS, run, steps=3, batch_size=3,
+        optimizer=OptimConfig(name="adamw", lr=0.1),
+    )  # fmt: skip
+    run.close()
+    plain = merged(wrapped)
+    assert spent["trained"] == 4 * 32
+    for name, weight in before.items():  # rows of the vocabulary's tables were added
+        torch.testing.assert_close(plain.state_dict()[name][: weight.shape[0]], weight)
+    job = Job(bench.prompter(Setting(shots=0)), [[]], QUERIES, [(0, 0)])
+    engines = (tiny(family), bench.engine, LocalEngine(plain, engine.tokenizer))
+    untaught, taught, saved = (score_jobs(e, [job])[0].logprob[0] for e in engines)
+    np.testing.assert_allclose(saved, taught, atol=1e-5)
+    assert np.abs(taught - untaught).max() > 1e-4
 
 
 def test_what_a_model_cannot_read_is_refused(cloze_engine: LocalEngine, engine: LocalEngine) -> None:

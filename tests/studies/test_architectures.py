@@ -21,8 +21,8 @@ def test_architectures_cost_the_same_and_are_not_run_again(tmp_path: Path) -> No
     values = {
         "architectures": ["encoder", "encoder-decoder"], "steps": 12, "batch_size": 1, "block_size": 32, "seeds": 1,
         "vocab_size": 300, "documents": 60, "limit": 2, "shots": [0, 1], "demos": ["before", "around"], "demo_sets": 1,
-        "methods": ["instruction-tuned"], "tune_rows": 4, "tune_steps": 1, "tune_batch": 2,
-        "out": str(tmp_path / "study"),
+        "methods": ["prompt-tuned", "instruction-tuned"], "prompt_steps": 1, "tune_rows": 4, "tune_steps": 1,
+        "tune_batch": 2, "out": str(tmp_path / "study"),
     }  # fmt: skip
     path, _ = launch("architectures", values)
     found = read_summary(path)
@@ -31,7 +31,7 @@ def test_architectures_cost_the_same_and_are_not_run_again(tmp_path: Path) -> No
     rows = {(r["architecture"], r["method"], r["form"], r["shots"], r["demos"]) for r in found["table"]}
     assert ("encoder", "prompted", "hidden", 1, "around") in rows
     assert ("encoder-decoder", "instruction-tuned", "asked", 0, "before") in rows
-    assert len(rows) == len(found["table"]) == 2 * (2 * 2 * 2 + 1)
+    assert len(rows) == len(found["table"]) == 2 * (2 * 2 * 2 + 2)
     assert (path / "figures" / "study.png").is_file() and (path / "accuracy.png").is_file()
     assert launch("architectures", values) == (path, False)
 

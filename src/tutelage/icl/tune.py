@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from tutelage.core.errors import DataError
 from tutelage.core.rundir import RunDir
 from tutelage.engine.masked import PairEncoder as MaskedPairs
@@ -20,6 +23,8 @@ from tutelage.icl.encode import Encoder
 from tutelage.icl.examples import Example
 from tutelage.icl.prompts import Prompter
 from tutelage.model.count import training_flops
+from tutelage.model.hub import parameter_count, resize_for
+from tutelage.text.denoise import ordinary_ids
 from tutelage.text.loader import IGNORED, RowLoader
 from tutelage.train.loop import Objective, train
 from tutelage.train.objectives import causal, masked, seq2seq
@@ -60,12 +65,32 @@ def _ignored(ids: Sequence[int]) -> list[int]:
     return [IGNORED] * len(ids)
 
 
+def add_prompt(model: Any, tokenizer: Any, tokens: int, seed: int = 0) -> tuple[Any, str]:
+    """(the model wrapped by peft, its learned prompt as text): prompt tuning (Lester et al. 2021) of any kind of model.
+
+    The virtual tokens are new words of the tokenizer, which stand wherever their text does; their embeddings alone are
+    trained and begin as those of words drawn from the vocabulary. `merge_and_unload()` gives the plain model with them.
+    """
+    from peft import TrainableTokensConfig, get_peft_model
+
+    names = [f"<prompt_{number}>" for number in range(tokens)]
+    words = ordinary_ids(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": names}, replace_extra_special_tokens=False)
+    resize_for(model, tokenizer)
+    ids = [int(i) for i in tokenizer.convert_tokens_to_ids(names)]
+    drawn = np.random.default_rng([seed, tokens]).choice(words, tokens)
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        table[ids] = table[torch.from_numpy(drawn)]
+    return get_peft_model(model, TrainableTokensConfig(token_indices=ids)), "".join(names)
+
+
 def tune(
     engine: Any, prompter: Prompter, examples: Sequence[Example], run: RunDir, *, steps: int, batch_size: int,
     optimizer: OptimConfig, seed: int = 0, precision: str = "fp32",
 ) -> dict[str, Any]:  # fmt: skip
-    """Train the engine's model on the examples' answers, in place. Returns rows, loss, seconds and FLOPs (of a step of
-    the run's first rows, times the steps)."""
+    """Train what the engine's model has to train, in place, on the examples' answers. Returns rows, trained
+    parameters, loss, seconds and FLOPs (of a step of the run's first rows, times the steps)."""
     rows = answer_rows(engine, prompter, examples)
     if not rows:
         raise DataError("no example fits the model's context; choose a model with a longer one, or shorter inputs")
@@ -81,4 +106,6 @@ def tune(
     model.zero_grad(set_to_none=True)
     last = train(model, objective, loader(), Optimizers(model, optimizer), run, steps=steps, precision=precision)
     model.eval()
-    return {"rows": len(rows), "loss": last["loss"], "seconds": last["seconds"], "flops": flops * steps}
+    trained = parameter_count(model, trainable=True)
+    spent = {"loss": last["loss"], "seconds": last["seconds"], "flops": flops * steps}
+    return {"rows": len(rows), "trained": trained, **spent}

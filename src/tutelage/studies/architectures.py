@@ -1,6 +1,6 @@
 """Three architectures, equal compute: a decoder, an encoder and an encoder-decoder read the same text with the same
-FLOPs; each is then prompted (zero- and few-shot, no weight changed), fine-tuned on one task, and tuned on the other
-tasks' instructions.
+FLOPs; each is then prompted (zero- and few-shot, no weight changed), fine-tuned and prompt-tuned on one task, and
+tuned on the other tasks' instructions.
 
 An encoder-decoder of twice the layers costs a token what the decoder costs, since it passes one half (Raffel et al.
 2020, section 3.2.2), so that FLOPs and tokens can be equal together. FLOPs are counted on the training steps, and every
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
+from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +27,9 @@ from tutelage.engine import LocalEngine
 from tutelage.icl.evaluate import Bench, Setting, evaluate
 from tutelage.icl.examples import Example, subsample
 from tutelage.icl.tasks import Task, load_task
-from tutelage.icl.tune import tune
+from tutelage.icl.tune import add_prompt, tune
 from tutelage.model.count import training_flops
-from tutelage.model.hub import create_model, load_model, load_tokenizer, parameter_count
+from tutelage.model.hub import create_model, load_model, load_tokenizer, merged, parameter_count
 from tutelage.report.icl import draw_sweep
 from tutelage.report.plots import Panel, save_figure
 from tutelage.stages import icl, prepare, pretrain, tokenizer
@@ -45,12 +47,12 @@ from tutelage.train.sources import is_world
 
 Architecture = Literal["decoder", "encoder", "encoder-decoder", "prefix"]
 Size = Literal["0.3m", "1m"]
-Method = Literal["fine-tuned", "instruction-tuned"]
+Method = Literal["fine-tuned", "prompt-tuned", "instruction-tuned"]
 Rows = list[dict[str, Any]]
 OBJECTIVES: dict[str, Any] = {"decoder": "causal", "encoder": "masked", "encoder-decoder": "span", "prefix": "prefix"}
 READS = {"decoder": "continuation", "encoder": "mask", "encoder-decoder": "sentinel", "prefix": "continuation"}
 """Where each reads an answer: as its pretraining asked for words. "prefix" has seen no sentinel."""
-PRESETS: dict[str, dict[str, str]] = {
+SHAPES: dict[str, dict[str, str]] = {
     "0.3m": {"decoder": "laptop-0.3m", "encoder": "laptop-bert-0.3m", "encoder-decoder": "laptop-t5-0.6m"},
     "1m": {"decoder": "laptop-1m", "encoder": "laptop-bert-1m", "encoder-decoder": "laptop-t5-2m"},
 }
@@ -94,13 +96,18 @@ class ArchitecturesConfig(StageConfig):
     """Sets of demonstrations."""
     limit: int = Field(100, ge=1)
     """Test examples of a task."""
-    methods: list[Method] = ["fine-tuned", "instruction-tuned"]
+    methods: list[Method] = ["fine-tuned", "prompt-tuned", "instruction-tuned"]
     """Beside prompting."""
     tune_rows: int = Field(400, ge=1)
     """Training examples of a task."""
     tune_steps: int = Field(60, ge=1)
     tune_batch: int = Field(16, ge=1)
     tune_optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=3e-3)
+    prompt_tokens: int = Field(16, ge=1)
+    """Virtual tokens of prompt-tuned."""
+    prompt_steps: int = Field(200, ge=1)
+    """Its optimiser steps, of `tune_batch` rows."""
+    prompt_optimizer: OptimConfig = OptimConfig(name="adamw", lr=3e-2)
 
     @model_validator(mode="after")
     def _has_tasks(self) -> ArchitecturesConfig:
@@ -154,7 +161,7 @@ def _tasks(config: ArchitecturesConfig, run: RunDir) -> dict[str, list[str]]:
 
 
 def _preset(size: str, architecture: str) -> str:
-    return f"preset:{PRESETS[size]['encoder-decoder' if architecture == 'prefix' else architecture]}"
+    return f"preset:{SHAPES[size]['encoder-decoder' if architecture == 'prefix' else architecture]}"
 
 
 def _pretrain(
@@ -214,41 +221,45 @@ def _tuned(
 ) -> Iterator[dict[str, Any]]:
     """A row for each method and task: accuracy without demonstrations after tuning."""
     loaded = {name: load_task(name, config.task_data) for name in [*tasks["asked"], *tasks["instructions"]]}
-    for method in config.methods:
-        for name in tasks["asked"]:
-            learned = [name] if method == "fine-tuned" else [other for other in loaded if other != name]
-            identity = {
-                "seed": seed, "base": base, "learned": learned, "read": READS[architecture], "limit": config.limit,
-                **{k: v for k, v in config.model_dump(mode="json").items() if k.startswith("tune_")},
-            }  # fmt: skip
-
-            def work(inner: RunDir) -> dict[str, Any]:
-                reseed(seed, inner.path.name)
-                return _tune(config, inner, str(run.path / base), loaded[name], [loaded[n] for n in learned], identity)  # noqa: B023 # fmt: skip
-
-            label = Path(name).stem
-            found = part(run, f"{base}-{method}-{label}", identity, work, {"model": str(run.path / base)})
-            kept = {key: found[key] for key in ("n", "accuracy", "flops", "loss")}
-            yield {"method": method, "form": "asked", "task": label, "shots": 0, "demos": "before", **kept}
+    model, read = str(run.path / base), READS[architecture]
+    kept = {key: value for key, value in config.model_dump(mode="json").items() if key.startswith(("tune_", "prompt_"))}
+    kept |= {"seed": seed, "model": model, "read": read, "limit": config.limit}
+    for method, name in product(config.methods, tasks["asked"]):
+        learned = [other for other in loaded if other != name] if method == "instruction-tuned" else [name]
+        work = partial(
+            _tune, config=config, method=method, model=model, task=loaded[name],
+            learned=[loaded[other] for other in learned], read=read, seed=seed,
+        )  # fmt: skip
+        label, identity = Path(name).stem, {**kept, "method": method, "learned": learned}
+        found = part(run, f"{base}-{method}-{label}", identity, work, {"model": model})
+        told = {key: found[key] for key in ("n", "accuracy", "flops", "loss", "trained")}
+        yield {"method": method, "form": "asked", "task": label, "shots": 0, "demos": "before", **told}
 
 
 def _tune(
-    config: ArchitecturesConfig, inner: RunDir, model: str, task: Task, learned: Sequence[Task],
-    identity: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    inner: RunDir, *, config: ArchitecturesConfig, method: str, model: str, task: Task, learned: Sequence[Task],
+    read: str, seed: int,
+) -> dict[str, Any]:
     """Tune a copy of the model on the learned tasks' training examples; its accuracy on the task's test examples."""
-    engine = LocalEngine(*load_model(model, any_kind=True))
+    reseed(seed, inner.path.name)
+    plain, words = load_model(model, any_kind=True)
     queries = subsample(task.examples("test"), config.limit)
     asked = {query.text for query in queries}
     rows: list[Example] = []
     for one in learned:
         rows += subsample([e for e in one.examples("train") if e.text not in asked], config.tune_rows, 1)
-    bench = Bench(engine, task.format, task.minimal, [], queries)
-    zero_shot = Setting(shots=0, read=str(identity["read"]))
+    form, zero_shot = task.format, Setting(shots=0, read=read)
+    trained, steps, optimizer = plain, config.tune_steps, config.tune_optimizer
+    if method == "prompt-tuned":
+        trained, prompt = add_prompt(plain, words, config.prompt_tokens, seed)
+        form = form.model_copy(update={"instruction": prompt})
+        steps, optimizer = config.prompt_steps, config.prompt_optimizer
+    bench = Bench(LocalEngine(trained, words), form, task.minimal, [], queries)
     spent = tune(
-        engine, bench.prompter(zero_shot), rows, inner, steps=config.tune_steps, batch_size=config.tune_batch,
-        optimizer=config.tune_optimizer, seed=int(identity["seed"]),
+        bench.engine, bench.prompter(zero_shot), rows, inner, steps=steps, batch_size=config.tune_batch,
+        optimizer=optimizer, seed=seed,
     )  # fmt: skip
+    bench = replace(bench, engine=LocalEngine(merged(trained), words))
     return {**spent, **evaluate(bench, [zero_shot], 0)[0].metrics}
 
 
