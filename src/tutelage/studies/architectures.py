@@ -78,17 +78,16 @@ class ArchitecturesConfig(StageConfig):
     """Models of each size and architecture."""
     steps: int = Field(1200, ge=1)
     """Optimiser steps of the decoder. The others take as many as cost the same FLOPs."""
-    batch_size: int = Field(24, ge=1)
-    block_size: int = Field(96, ge=8)
-    """Tokens of a training sequence."""
+    batch_size: int = Field(9, ge=1)
+    block_size: int = Field(256, ge=8)
+    """Tokens of a training sequence, and the context of all models: BERT knows no place behind those it was trained on,
+    so few-shot prompts must not be longer."""
     vocab_size: int = Field(768, ge=1)
     documents: int = Field(55_000, ge=1)
     """At most this many documents."""
-    max_length: int = Field(256, ge=2)
-    """Context of all models."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=6e-3, muon_lr=0.02, weight_decay=0.1)
     """Of pretraining."""
-    shots: list[int] = [0, 1, 2, 4, 8]
+    shots: list[int] = [0, 1, 2, 4, 6]
     """Demonstrations of the prompted models."""
     demos: list[Literal["before", "after", "around"]] = ["before"]
     """Where demonstrations stand, for models that read an answer within the text; a continuation has them before."""
@@ -167,12 +166,12 @@ def _preset(size: str, architecture: str) -> str:
 def _pretrain(
     config: ArchitecturesConfig, run: RunDir, size: str, architecture: str, steps: int, seed: int
 ) -> pretrain.PretrainConfig:
-    kept = ("batch_size", "block_size", "max_length", "optimizer")
+    kept = ("batch_size", "block_size", "optimizer")
     order: Any = "file" if is_world(config.data) else "shuffled"  # the world's documents are a curriculum
     return pretrain.PretrainConfig(
         data=str(run.path / "text"), tokenizer=str(run.path / "tokenizer"), model=_preset(size, architecture),
-        objective=OBJECTIVES[architecture], steps=steps, seed=seed, order=order, precision="fp32",
-        eval_every=0, **{key: getattr(config, key) for key in kept},
+        objective=OBJECTIVES[architecture], max_length=config.block_size, steps=steps, seed=seed, order=order,
+        precision="fp32", eval_every=0, **{key: getattr(config, key) for key in kept},
     )  # fmt: skip
 
 
@@ -182,10 +181,10 @@ def _cost(config: ArchitecturesConfig, run: RunDir, size: str, architecture: str
     model: Any
     objective: Objective
     if architecture == "decoder":
-        model, objective, length = create_model(name, words, config.max_length), causal, config.block_size
+        model, objective, length = create_model(name, words, config.block_size), causal, config.block_size
         rows: Iterator[Any] = BlockLoader(_text(run, words), 1, length, shuffle=False)
     else:
-        made = setting(OBJECTIVES[architecture], name, words, config.max_length, config.block_size, 0)
+        made = setting(OBJECTIVES[architecture], name, words, config.block_size, config.block_size, 0)
         model, objective, length = made.model, made.loss, made.text_length(config.block_size)
         rows = made.loader(_text(run, words), 1, config.block_size, 0, shuffle=False)
     counted = [training_flops(lambda: objective(model, row)[0]) for row in islice(rows, SAMPLED)]  # noqa: B023
