@@ -68,6 +68,8 @@ STUDIES = {
                   "model=runs/base out=runs/heads"),
     "study-star": ("STaR: a model that adds two digits teaches itself five, with and without rationalisation.",
                    "out=runs/star-study"),
+    "architectures": ("Decoder, encoder and encoder-decoder at equal compute: prompted, fine-tuned, instruction-tuned.",
+                      "sizes=[0.3m,1m] seeds=2 out=runs/architectures"),
     "overoptimisation": ("Reward hacking: gold and proxy against sqrt(KL) by reward model and KL coefficient.",
                          "model=runs/demo/sft rankings=runs/demo/rank ptx_data=runs/demo/prepare out=runs/overopt"),
     "fabrication": ("Made-up facts: confident wrong answers to what cannot be known, for base, SFT and RLHF.",

@@ -29,6 +29,16 @@ def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, floa
     return mean, mean - half, mean + half
 
 
+def seeds_interval(values: Sequence[float], n: int) -> tuple[float, float, float]:
+    """(mean, low, high) of proportions over seeds that share n test examples: 95%, of both what the seed and what the
+    test examples move (more seeds make the first smaller, not the second). Wilson's for one seed."""
+    if len(values) == 1:
+        return values[0], *wilson(values[0] * n, n)
+    seeds, low, _ = mean_interval(values, 1.0)
+    half = 1.96 * math.sqrt((seeds - low) ** 2 + seeds * (1 - seeds) / n)
+    return seeds, max(0.0, seeds - half), min(1.0, seeds + half)
+
+
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's tau-b (ties handled); 0 when either side is all ties."""
     concordant = discordant = ties_a = ties_b = 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tutelage.engine.requests import Completion, Output, Piece, SamplingParams, Score
+from tutelage.engine.requests import Cloze, Completion, Output, Piece, SamplingParams, Score
 
 if TYPE_CHECKING:
     from tutelage.engine.local import LocalEngine
     from tutelage.engine.remote import RemoteEngine
 
-__all__ = ["Completion", "LocalEngine", "Output", "Piece", "RemoteEngine", "SamplingParams", "Score", "load"]
+__all__ = [
+    "Cloze", "Completion", "LocalEngine", "Output", "Piece", "RemoteEngine", "SamplingParams", "Score", "load",
+]  # fmt: skip
 
 
 def load(

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,7 +33,7 @@ from tutelage.engine.rows import Cancelled, Finished, Request, Rules
 from tutelage.engine.sampling import derive_seed
 from tutelage.engine.scheduler import Scheduler
 from tutelage.engine.score import score_pairs
-from tutelage.engine.seq2seq import Seq2SeqDecoder, score_answers
+from tutelage.engine.seq2seq import Seq2SeqDecoder, score_answers, sentinel
 from tutelage.engine.session import Session
 from tutelage.engine.support import Support, support
 from tutelage.engine.texts import Texts
@@ -103,6 +103,13 @@ class LocalEngine:
         config = self.model.config.get_text_config()
         most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30
         return int(most) - virtual_tokens(self.model)
+
+    @property
+    def gap(self) -> Literal["mask", "sentinel"] | None:
+        """How a Cloze is filled: at a mask, at a sentinel, or not at all."""
+        if self.kind == "masked":
+            return "mask"
+        return "sentinel" if self.kind == "seq2seq" and sentinel(self.tokenizer) is not None else None
 
     @property
     def eos_tokens(self) -> tuple[int, ...]:
@@ -232,8 +239,9 @@ class LocalEngine:
 
         Strings are encoded together, so that the boundary's tokens are those of the whole text; ``max_tokens`` is the
         padded size of one forward. An empty context starts at the bos token (else eos). Encoder-decoders encode the two
-        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``). ``top``: of
-        causal LMs, so many alternatives of each token.
+        apart (see ``score_answers``); a masked LM gives pseudo-log-likelihoods (see ``score_masked``). In place of a
+        context both take a Cloze, whose gap the continuation fills. ``top``: of causal LMs, so many alternatives of
+        each token.
         """
         if self.kind == "causal":
             return score_pairs(self, pairs, max_tokens, top)

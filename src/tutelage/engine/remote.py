@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 from tutelage.core.errors import DataError
 from tutelage.engine.dialect import Dialect
 from tutelage.engine.echo import EchoScorer
-from tutelage.engine.requests import Completion, Output, Piece, Prompt, SamplingParams, Score, is_chat, params_for
+from tutelage.engine.requests import (
+    Cloze,
+    Completion,
+    Output,
+    Piece,
+    Prompt,
+    SamplingParams,
+    Score,
+    is_chat,
+    params_for,
+)
 from tutelage.engine.transport import Server, ServerError
 
 T = TypeVar("T")
@@ -118,6 +128,8 @@ class RemoteEngine:
 
     def _score(self, context: Any, continuation: Any) -> Score:
         try:
+            if isinstance(context, Cloze):
+                raise DataError("no server scores what fills a gap in a text; load the model itself")
             return self._scorer.score(self.model, context, continuation)
         except DataError as problem:
             return Score(float("nan"), error=str(problem))

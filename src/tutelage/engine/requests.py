@@ -138,6 +138,17 @@ class Score:
     top_logprobs: tuple[Mapping[int, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class Cloze:
+    """A text with a gap, in the place of a pair's context: the continuation is what fills it.
+
+    A masked LM reads it at masks, an encoder-decoder at a sentinel; a causal LM does not see what stands behind.
+    """
+
+    before: str
+    after: str = ""
+
+
 @dataclass
 class Counts:
     """Tokens of prompts and of scored pairs: ``asked`` had every request been computed alone, ``computed`` really.

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from tutelage.core.errors import in_words
-from tutelage.engine.requests import NOT_A_NUMBER, Score
+from tutelage.core.errors import DataError, in_words
+from tutelage.engine.requests import NOT_A_NUMBER, Cloze, Score
 from tutelage.engine.trie_score import alternatives, score_tokens
 from tutelage.model.forward import call, evaluating, inference_attention, position_ids, vocabulary
 
 
 def _split(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
     """Token ids of both sides; strings are encoded as one text and cut where the context's own tokens end."""
+    if isinstance(context, Cloze):
+        raise DataError("a causal LM does not see what stands behind a gap; a masked LM or an encoder-decoder does")
     if isinstance(context, str) and isinstance(continuation, str):
         # trailing blanks of the context belong to the continuation's first token
         blanks = len(context) - len(context.rstrip())
@@ -76,6 +78,27 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[list[An
     """For float32 logits [..., V] and targets [...]: log-probs, and whether the target is the first choice."""
     logprobs = logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
     return logprobs.tolist(), (logits.argmax(-1) == targets).tolist()
+
+
+def logprobs_at(logits_NV: torch.Tensor, at: Sequence[int], targets: Sequence[int]) -> tuple[list[Any], list[Any]]:
+    """As `token_logprobs`, of targets that are read at some rows (`at`) of float32 logits, many of them at one row."""
+    rows, tokens = (torch.tensor(list(some), device=logits_NV.device) for some in (at, targets))
+    logprobs = logits_NV[rows, tokens] - logits_NV.logsumexp(-1)[rows]
+    return logprobs.tolist(), (logits_NV.argmax(-1)[rows] == tokens).tolist()
+
+
+def gap_ids(ids: Callable[[str], list[int]], cloze: Cloze, filling: str) -> tuple[str, list[int]]:
+    """The text before the gap without the blanks at its end, which are the filling's, and the filling's own tokens.
+
+    One word before it is encoded with it: what precedes a word decides how it is cut. ``ids``: encodes without special
+    tokens. Raises DataError for a filling that has no tokens of its own there.
+    """
+    before = cloze.before.rstrip(" ")
+    anchor = before.rpartition(" ")[2]
+    left, whole = ids(anchor), ids(anchor + cloze.before[len(before) :] + filling)
+    if whole[: len(left)] != left or len(whole) == len(left):
+        raise DataError(f"{filling!r} has no token of its own behind {anchor!r}; put a blank between them")
+    return before, whole[len(left) :]
 
 
 def score_pairs(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int, top: int = 0) -> list[Score]:

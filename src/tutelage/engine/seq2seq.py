@@ -3,6 +3,7 @@ decoder writes (or scores) the answer."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from tutelage.core.errors import DataError
 from tutelage.engine.cache import make_pair_cache, select_rows
 from tutelage.engine.decode import BatchDecoder
-from tutelage.engine.requests import Score
+from tutelage.engine.requests import Cloze, Score
 from tutelage.engine.rows import Request
-from tutelage.engine.score import prepared, scored, start_token, token_logprobs
+from tutelage.engine.score import gap_ids, logprobs_at, prepared, scored, start_token
 from tutelage.engine.trie_score import LOGITS
 from tutelage.model.forward import call, inference_attention, plain_model
 
@@ -105,77 +106,134 @@ class Seq2SeqDecoder(BatchDecoder):
         return replace(request, prompt=[decoder_start(self.model)])
 
 
-def _prepare(engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int]] | str:
-    left = engine.encode(context) if isinstance(context, str) or len(context) else []
-    right = (
-        list(engine.tokenizer(continuation, add_special_tokens=False)["input_ids"])
-        if isinstance(continuation, str)
-        else [int(t) for t in continuation]
-    )
-    if not left:
-        start = start_token(engine.tokenizer)
-        if isinstance(start, str):
-            return start
-        left = [start]
-    for name, ids in (("context", left), ("continuation", right)):
-        if len(ids) > engine.context_length:
-            return f"the {name} has {len(ids)} tokens and the model takes {engine.context_length}"
-    return left, right
+SENTINEL = "<extra_id_0>"
+"""What stands in a text for the first span that the decoder is to write, in T5's vocabulary."""
+
+
+def sentinel(tokenizer: Any) -> int | None:
+    """The id of T5's first sentinel; None where a tokenizer has none."""
+    known = {} if tokenizer is None else tokenizer.get_vocab()
+    return known.get(SENTINEL)
+
+
+class PairEncoder:
+    """Token ids of pairs: (the encoder's, those that are scored, those that the decoder is given)."""
+
+    def __init__(self, engine: Any) -> None:
+        self.tokenizer, self.mark = engine.tokenizer, sentinel(engine.tokenizer)
+        self.ids = functools.cache(self._ids)
+        self.whole = functools.cache(engine.encode)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def __call__(self, engine: Any, context: Any, continuation: Any) -> tuple[list[int], list[int], list[int]] | str:
+        given: list[int] = []
+        if isinstance(context, Cloze):
+            if self.mark is None:
+                return f"the tokenizer has no {SENTINEL}, at which an encoder-decoder of T5's kind fills a gap"
+            before, given = context.before.rstrip(" "), [self.mark]
+            left = self.whole(before + SENTINEL + context.after)
+            gap = Cloze(SENTINEL + context.before[len(before) :])
+            right = gap_ids(self.ids, gap, continuation)[1]
+        else:
+            if isinstance(context, str) and isinstance(continuation, str):  # blanks belong to the token behind them
+                bare = context.rstrip(" ")
+                context, continuation = bare, context[len(bare) :] + continuation
+            left = self.whole(context) if isinstance(context, str) else [int(t) for t in context]
+            right = self.ids(continuation) if isinstance(continuation, str) else [int(t) for t in continuation]
+        if not left:
+            start = start_token(engine.tokenizer)
+            if isinstance(start, str):
+                return start
+            left = [start]
+        for name, ids in (("context", left), ("continuation", [*given, *right])):
+            if len(ids) > engine.context_length:
+                return f"the {name} has {len(ids)} tokens and the model takes {engine.context_length}"
+        return left, right, given
 
 
 def score_answers(engine: Any, pairs: Sequence[tuple[Any, Any]], max_tokens: int) -> list[Score]:
     """Log-probs of each continuation by the decoder, given its context in the encoder; one Score a pair, in order.
 
     Strings are encoded apart: the context as the tokenizer encodes a text, the continuation without special tokens (to
-    score its end too, give ids that include eos). ``max_tokens``: padded tokens of one forward, both sides together.
+    score its end too, give ids that include eos); blanks at the context's end count to the continuation.
+    ``max_tokens``: padded tokens of one forward, both sides together.
+
+    A Cloze has T5's first sentinel in its gap, and the decoder, given that sentinel, is asked for the filling. All
+    fillings of one token are read from one row.
     """
 
     def found(items: Sequence[Any]) -> list[Score]:
-        out: list[Any] = [None] * len(items)
+        readers = _rows(items, decoder_start(engine.model))
         # those of one context together, so that it is encoded once
-        order = sorted(range(len(items)), key=lambda i: (-len(items[i][0]), items[i][0], -len(items[i][1])))
+        rows = sorted(readers, key=lambda row: (-len(row[0]), row[0], -len(row[1])))
+        parts: list[list[Any]] = [[None] * len(right) for _, right, _ in items]
         vocab = engine.model.get_output_embeddings().weight.shape[0]
         with inference_attention(engine.model):
-            for batch in _batches(items, order, max_tokens, max(1, LOGITS // vocab)):
-                for i, score in zip(batch, _forward(engine, [items[i] for i in batch]), strict=True):
-                    out[i] = score
-        return out
+            for batch in _batches(rows, max_tokens, max(1, LOGITS // vocab)):
+                logits = _forward(engine, batch)
+                read = [
+                    (b * logits.shape[1] + first + k, token, number, k)
+                    for b, row in enumerate(batch)
+                    for number, first, tokens in readers[row]
+                    for k, token in enumerate(tokens)
+                ]
+                answers = logprobs_at(logits.flatten(0, 1), [at for at, *_ in read], [token for _, token, *_ in read])
+                for (_, _, number, k), logprob, best in zip(read, *answers, strict=True):
+                    parts[number][k] = (logprob, best)
+        asked = sum(len(left) + len(given) + len(right) for left, right, given in items)
+        computed = sum(map(len, {left for left, _ in rows})) + sum(len(decoded) for _, decoded in rows)
+        engine.counts.add(asked, computed)
+        return [_score(part, right) for part, (_, right, _) in zip(parts, items, strict=True)]
 
-    return scored(engine, prepared(engine, pairs, _prepare), found)
+    return scored(engine, prepared(engine, pairs, PairEncoder(engine)), found)
 
 
-def _batches(items: Sequence[Any], order: Sequence[int], max_tokens: int, max_logits: int) -> Iterator[list[int]]:
-    batch: list[int] = []
+def _score(part: Sequence[tuple[float, bool]], tokens: Sequence[int]) -> Score:
+    logprobs = tuple(logprob for logprob, _ in part)
+    return Score(sum(logprobs), logprobs, all(best for _, best in part), tuple(tokens))
+
+
+_Row = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _rows(items: Sequence[Any], start: int) -> dict[_Row, list[tuple[int, int, Sequence[int]]]]:
+    """(encoder's ids, decoder's ids) -> (item, where its first token is predicted, its tokens)."""
+    rows: dict[_Row, list[tuple[int, int, Sequence[int]]]] = {}
+    for number, (left, right, given) in enumerate(items):
+        row = (tuple(left), (start, *given, *right[:-1]))
+        rows.setdefault(row, []).append((number, len(given), right))
+    return rows
+
+
+def _batches(rows: Sequence[_Row], max_tokens: int, max_logits: int) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
     width = 0
-    for i in order:
-        wider = max(width, len(items[i][1]))
+    for row in rows:
+        wider = max(width, len(row[1]))
         size = len(batch) + 1
-        if batch and (size * (len(items[batch[0]][0]) + wider) > max_tokens or size * wider > max_logits):
+        if batch and (size * (len(batch[0][0]) + wider) > max_tokens or size * wider > max_logits):
             yield batch
-            batch, wider = [], len(items[i][1])
-        batch.append(i)
+            batch, wider = [], len(row[1])
+        batch.append(row)
         width = wider
     if batch:
         yield batch
 
 
-def _forward(engine: Any, items: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
-    pad, start, device = pad_token(engine), decoder_start(engine.model), engine.device
+def _forward(engine: Any, rows: Sequence[_Row]) -> Tensor:
+    """Logits [B, T, V] (float32) behind the decoder's ids; each different context goes through the encoder once."""
+    pad, device = pad_token(engine), engine.device
     places: dict[tuple[int, ...], int] = {}
-    rows = torch.tensor([places.setdefault(tuple(left), len(places)) for left, _ in items], device=device)
+    which = torch.tensor([places.setdefault(left, len(places)) for left, _ in rows], device=device)
     ids, mask = right_pad(list(places), pad, device)
     states = _encode(engine.model, ids, mask)
-    targets, _ = right_pad([right for _, right in items], pad, device)
-    given = torch.cat([targets.new_full((len(items), 1), start), targets[:, :-1]], dim=1)
-    logits = call(
+    given, _ = right_pad([decoded for _, decoded in rows], pad, device)
+    return call(
         engine.model,
-        encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
-        attention_mask=mask[rows],
+        encoder_outputs=BaseModelOutput(last_hidden_state=states[which]),
+        attention_mask=mask[which],
         decoder_input_ids=given,
         use_cache=False,
     ).logits.float()
-    scores = []
-    for (_, right), logprobs, best in zip(items, *token_logprobs(logits, targets), strict=True):
-        part = logprobs[: len(right)]
-        scores.append(Score(sum(part), tuple(part), all(best[: len(right)]), tuple(right)))
-    return scores

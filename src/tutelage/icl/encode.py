@@ -8,7 +8,7 @@ encoded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,8 @@ class Encoder:
                 raise DataError(f"an example has no options to score: {query.text[:60]!r}")
             if not all(option.strip() for option in query.options):
                 raise DataError(f"an option of {query.text[:60]!r} has no token of its own: it is empty")
+        if self.prompter.read != "continuation":
+            return self._clozes(sets, queries, which)
         if not self.local and self.prompter.chat:
             raise ConfigError("chat=true scores behind a chat template, which needs a local decoder; chat=false")
         if not self.local:
@@ -89,11 +91,47 @@ class Encoder:
         """As `_fitted`, of messages through the model's chat template, which is rendered whole for each query."""
         answers = {option: self._answer(option) for query in queries for option in query.options}
         longest = [max(len(answers[option]) for option in query.options) for query in queries]
-        room = self.limit // 2 if any(len(s) for s in sets) else self.limit
 
         def size(q: int, demonstrations: Sequence[Example]) -> int:
             return len(self._chat(demonstrations, queries[q])) + longest[q] - 1
 
+        def made(q: int, demonstrations: Sequence[Example]) -> list[Pair]:
+            context = self._chat(demonstrations, queries[q])
+            return [(context, answers[option]) for option in queries[q].options]
+
+        return self._rendered(sets, which, size, made, self.limit)
+
+    def _clozes(
+        self, sets: Sequence[Sequence[Example]], queries: Sequence[Example], which: Sequence[tuple[int, int]]
+    ) -> Encoded:
+        """As `_fitted`, of texts with a gap, which the engine encodes."""
+        tokenizer, room = self.engine.tokenizer, self.engine.context_length
+        if self.prompter.read == "mask":
+            from tutelage.engine.masked import room as positions  # loads transformers, which a masked LM has loaded
+
+            room = positions(self.engine)
+        options = dict.fromkeys(option for query in queries for option in query.options)
+        tokens = {o: max(len(tokenizer(blank + o, add_special_tokens=False)["input_ids"]) for blank in ("", " "))
+                  for o in options}  # fmt: skip
+        # an encoder-decoder's answer is on the other side, and its sentinel here
+        longest = [1 if self.prompter.read == "sentinel" else max(tokens[o] for o in q.options) for q in queries]
+
+        def size(q: int, demonstrations: Sequence[Example]) -> int:
+            cloze = self.prompter.cloze(demonstrations, queries[q])
+            return len(tokenizer(cloze.before + cloze.after)["input_ids"]) + longest[q]
+
+        def made(q: int, demonstrations: Sequence[Example]) -> list[Pair]:
+            cloze = self.prompter.cloze(demonstrations, queries[q])
+            return [(cloze, option) for option in queries[q].options]
+
+        return self._rendered(sets, which, size, made, room)
+
+    def _rendered(
+        self, sets: Sequence[Sequence[Example]], which: Sequence[tuple[int, int]],
+        size: Callable[[int, Sequence[Example]], int], made: Callable[[int, Sequence[Example]], list[Pair]], limit: int,
+    ) -> Encoded:  # fmt: skip
+        """Pairs of whole prompts, `made` of a query and the demonstrations that are kept; `size`: their tokens."""
+        room = limit // 2 if any(len(s) for s in sets) else limit
         alone = {q: size(q, ()) for q in dict.fromkeys(q for _, q in which)}
         out = Encoded([], too_long=sorted(q for q, tokens in alone.items() if tokens > room))
         bad = set(out.too_long)
@@ -101,11 +139,10 @@ class Encoder:
             fitting = [q for q in asked if q not in bad]
             if fitting:
                 worst = max(fitting, key=lambda q: alone[q])
-                while size(worst, sets[s][out.dropped.get(s, 0) :]) > self.limit:
+                while size(worst, sets[s][out.dropped.get(s, 0) :]) > limit:
                     out.dropped[s] = out.dropped.get(s, 0) + 1
         for s, q in which:
-            context = [] if q in bad else self._chat(sets[s][out.dropped.get(s, 0) :], queries[q])
-            out.pairs.append([] if q in bad else [(context, answers[option]) for option in queries[q].options])
+            out.pairs.append([] if q in bad else made(q, sets[s][out.dropped.get(s, 0) :]))
         return out
 
     def _chat(self, demonstrations: Sequence[Example], query: Example) -> list[int]:

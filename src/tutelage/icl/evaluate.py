@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tutelage.core.stats import calibration_error, wilson
 from tutelage.icl.examples import Example
 from tutelage.icl.order import OrderTools, order_rule
 from tutelage.icl.perturb import Corpus, changed, changed_query, condition
-from tutelage.icl.prompts import Format, Prompter
+from tutelage.icl.prompts import PLACES, READS, Format, Prompter, Read
 from tutelage.icl.scoring import (
     NORMS,
     Job,
@@ -52,9 +52,12 @@ class Setting:
     format: str = "manual"
     instruction: str = ""
     chat: bool = False
+    read: str = "auto"
+    demos: str = "before"
 
     def __post_init__(self) -> None:
         checks = {
+            "read": READS, "demos": PLACES,
             "score": ("direct", "channel", "perplexity"), "calibrate": ("none", "contextual"),
             "format": ("manual", "minimal"), "norm": NORMS,
         }  # fmt: skip
@@ -64,6 +67,8 @@ class Setting:
         condition(self.condition)
         _selector(self.select)
         order_rule(self.order)
+        if self.read in ("mask", "sentinel") and self.score != "direct":
+            raise ConfigError(f"read={self.read} reads an answer, and score={self.score} scores the text; score=direct")
         if self.shots < 0:
             raise ConfigError(f"shots={self.shots}; 0 or more")
         if self.calibrate != "none" and self.score != "direct":
@@ -148,7 +153,24 @@ class Bench:
     def prompter(self, setting: Setting) -> Prompter:
         """What renders the prompts of a setting."""
         direction: Any = "channel" if setting.score == "channel" else "direct"
-        return Prompter(self.form(setting), direction, condition(setting.condition).parts, setting.chat)
+        demos: Any = setting.demos
+        parts, read = condition(setting.condition).parts, reading(self.engine, setting)
+        return Prompter(self.form(setting), direction, parts, setting.chat, read, demos)
+
+
+def reading(engine: Any, setting: Setting) -> Read:
+    """Where a setting's answers are read. "auto": by a masked LM at masks, by T5 at its sentinel, else behind the text.
+
+    ConfigError where a model has no such place.
+    """
+    able: Read = getattr(engine, "gap", None) or "continuation"  # a server fills no gaps
+    wanted = setting.read
+    if wanted == "auto":
+        return able if setting.score == "direct" and not setting.chat else "continuation"
+    if wanted not in (able, "continuation"):
+        needs = {"mask": "a masked LM", "sentinel": "an encoder-decoder with sentinels (<extra_id_0>)"}[wanted]
+        raise ConfigError(f"read={wanted} needs {needs}; of this model read={able}")
+    return cast(Read, wanted)
 
 
 def evaluate(bench: Bench, settings: Sequence[Setting], seed: int) -> list[Result]:
@@ -189,7 +211,10 @@ def demonstrations(
         return [()] * len(bench.queries)
     kept = chosen if chosen is not None else {}
     # of a setting these alone decide: what is scored how, and the condition, come later
-    key = Setting(setting.shots, setting.select, setting.order, format=setting.format, instruction=setting.instruction)
+    key = Setting(
+        setting.shots, setting.select, setting.order, format=setting.format, instruction=setting.instruction,
+        read=setting.read, demos=setting.demos,
+    )  # fmt: skip
     if key not in kept:
         kept[key] = _arranged(bench, key, seed)
     sets = kept[key]
@@ -205,7 +230,7 @@ def demonstrations(
 def _arranged(bench: Bench, setting: Setting, seed: int) -> list[Set]:
     """The demonstrations of each query, selected and ordered."""
     form = bench.form(setting)
-    context = SelectionContext(bench.engine, form, scorer(bench.engine, Prompter(form)))
+    context = SelectionContext(bench.engine, form, scorer(bench.engine, bench.prompter(setting)))
     name, more = _selector(setting.select)
     context = replace(context, options={**more, **bench.options.get(name, {})})
     picked = SELECTORS[name](bench.pool, bench.queries, setting.shots, context, seed)

@@ -37,6 +37,8 @@ def evaluate_open(bench: Bench, task: Task, setting: Setting, max_tokens: int, s
     """Greedy answers behind each query's demonstrations: metrics, and the answers themselves."""
     if setting.score != "direct" or setting.calibrate != "none" or setting.norm != "sum":
         raise ConfigError(f"task {task.name}: its answers are generated, so score, norm and calibrate do not apply")
+    if setting.read != "auto" or setting.demos != "before":
+        raise ConfigError(f"task {task.name}: its answers are generated, so read and demos do not apply")
     started, before = time.perf_counter(), tokens_of(bench.engine)
     per_query = demonstrations(bench, setting, seed)
     queries = [changed_query(setting.condition, q, seed) for q in bench.queries]

@@ -1,6 +1,7 @@
 """How examples become text: templates of a task, in both directions, and the prompts that are built of them.
 
 Direct: P(answer | demonstrations, input). Channel (Min et al. 2022a): P(input | flipped demonstrations, answer).
+Models without a causal decoder may read the answer within the text (cloze), and demonstrations behind the query.
 """
 
 from __future__ import annotations
@@ -13,9 +14,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from tutelage.core.errors import ConfigError, DataError
+from tutelage.engine.requests import Cloze
 from tutelage.icl.examples import Example
 
 Parts = Literal["both", "input", "output"]
+Read = Literal["continuation", "mask", "sentinel"]
+"""Where the answer is read: behind the text, or in it, at a masked LM's mask or an encoder-decoder's sentinel."""
+READS = ("auto", "continuation", "mask", "sentinel")
+Place = Literal["before", "after", "around"]
+PLACES = ("before", "after", "around")
+"""Where demonstrations stand: before the query, behind it, or half of them on each side."""
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -50,6 +58,11 @@ class Format(BaseModel):
     def head(self) -> str:
         """What stands between the input and the answer."""
         return self.output.partition("{answer}")[0]
+
+    @property
+    def tail(self) -> str:
+        """What stands behind the answer."""
+        return self.output.partition("{answer}")[2]
 
     def demonstration(self, e: Example) -> str:
         """Input and answer as one text."""
@@ -121,19 +134,39 @@ class Prompter:
     """Prompts of one format in one direction.
 
     parts: "input" leaves the answers of demonstrations out, "output" their inputs (format studies). chat: messages for
-    the model's chat template: the instruction is the system's, each demonstration a turn of both sides.
+    the model's chat template: the instruction is the system's, each demonstration a turn of both sides. read, demos:
+    see Read and Place.
     """
 
     format: Format = MINIMAL
     direction: Literal["direct", "channel"] = "direct"
     parts: Parts = "both"
     chat: bool = False
+    read: Read = "continuation"
+    demos: Place = "before"
 
     def __post_init__(self) -> None:
         if self.chat and self.direction == "channel":
             raise ConfigError("score=channel has no chat form: the answer would come before the question; chat=false")
         if self.chat and self.parts != "both":
             raise ConfigError(f"demonstrations of {self.parts}s alone have no chat form; chat=false")
+
+        if self.read == "continuation":
+            if self.demos != "before":
+                raise ConfigError(f"demos={self.demos} puts demonstrations behind the answer, which are read with "
+                                  "read=mask or read=sentinel; demos=before")  # fmt: skip
+        elif self.direction == "channel" or self.chat:
+            raise ConfigError(f"read={self.read} has neither a channel nor a chat form; score=direct chat=false")
+        elif "{answer}" in self.format.tail:
+            raise ConfigError(f"read={self.read}: the template {self.format.output!r} says the answer twice")
+
+    def cloze(self, demonstrations: Sequence[Example], query: Example) -> Cloze:
+        """The text around the answer's place. The instruction stands before everything."""
+        count = len(demonstrations)
+        cut = {"before": count, "after": 0, "around": (count + 1) // 2}[self.demos]
+        behind = "".join(self.format.separator + self._demonstration(e) for e in demonstrations[cut:])
+        before = self.prefix(demonstrations[:cut]) + self.format.query(query)
+        return Cloze(before, fill(self.format.tail, query) + behind)
 
     def prefix(self, demonstrations: Sequence[Example]) -> str:
         """Instruction and demonstrations, each with its separator."""

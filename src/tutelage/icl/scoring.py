@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tutelage.core.errors import ConfigError, DataError
-from tutelage.engine.requests import Score
+from tutelage.engine.requests import Cloze, Score
 from tutelage.icl.encode import Encoded, Encoder
 from tutelage.icl.examples import Example
 from tutelage.icl.prompts import Prompter, fill, with_fields
@@ -126,9 +126,11 @@ def unconditional(engine: Any, prompter: Prompter, queries: Sequence[Example], e
     """log P(option | what stands between input and answer) (Holtzman et al. 2021's domain premise), or, with `empty`,
     log P(option | nothing) as lm-eval's acc_mutual_info has it. One array for each query."""
     premise = "" if empty else fill(prompter.format.head, queries[0]).strip() if queries else ""
+    tail = "" if empty else fill(prompter.format.tail, queries[0]) if queries else ""
     distinct = list(dict.fromkeys(option for query in queries for option in query.options))
     gap = "" if not premise or not prompter.format.head.endswith(" ") else " "
-    found = dict(zip(distinct, engine.score([(premise, gap + option) for option in distinct]), strict=True))
+    place = premise if prompter.read == "continuation" else Cloze(premise, tail)
+    found = dict(zip(distinct, engine.score([(place, gap + option) for option in distinct]), strict=True))
     for option, score in found.items():
         if score.error:
             raise DataError(f"{option!r} alone: {score.error}")

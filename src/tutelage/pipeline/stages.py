@@ -41,6 +41,7 @@ STUDIES = {
     "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",
     "reward_curve": "RewardCurveConfig", "overoptimisation": "OveroptimisationConfig",
     "study-star": "StarStudyConfig", "instruction_tuning": "InstructionTuningConfig",
+    "architectures": "ArchitecturesConfig",
 }  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`; one with the
 name of a stage has "study-" before it here."""

@@ -15,7 +15,7 @@ from tutelage.report.plots import plain
 Cell = Mapping[str, Any]
 COLUMNS = (
     "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "instructions",
-    "chat", "method",
+    "chat", "method", "read", "demos",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tutelage.core.config import StageConfig
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.progress import Progress
 from tutelage.core.rundir import RunDir, read_jsonl_tolerant
-from tutelage.core.stats import wilson
+from tutelage.core.stats import seeds_interval
 from tutelage.engine import load
 from tutelage.icl.evaluate import Bench, Result, Setting, evaluate, tokens_of
 from tutelage.icl.examples import subsample
@@ -36,7 +36,7 @@ Searched = dict[str, dict[str, Any]]
 """_sought(cell) -> the method, its candidates best first, and what the search took."""
 SWEPT = (
     "shots", "select", "order", "score", "norm", "calibrate", "condition", "format", "instruction", "instructions",
-    "chat", "method",
+    "chat", "method", "read", "demos",
 )  # fmt: skip
 
 
@@ -79,6 +79,12 @@ class IclConfig(StageConfig):
     """Another model that writes the candidates of `instructions`; `model` judges them."""
     chat: bool | list[bool] = False
     """Prompts through the model's chat template."""
+    read: str | list[str] = "auto"
+    """Where the answer is read: continuation (behind the text) | mask (a masked LM's [MASK]) | sentinel (T5's
+    <extra_id_0>) | auto (as the model can)."""
+    demos: str | list[str] = "before"
+    """Where demonstrations stand, for read=mask and sentinel: before | after | around (half on each side of) the
+    query."""
     seeds: int = Field(1, ge=1)
     """Sets of demonstrations: seed, seed + 1, ..."""
     limit: int = Field(0, ge=0)
@@ -142,6 +148,8 @@ def _cells(config: IclConfig) -> Iterator[dict[str, Any]]:
         if cell["method"] != "score" and cell["method"] not in METHODS:
             raise ConfigError(f"method={cell['method']!r}; one of score, {', '.join(METHODS)}")
         _setting(cell)  # checks
+        if cell["method"] != "score" and (cell["read"], cell["demos"]) != ("auto", "before"):
+            raise ConfigError(f"read and demos are for method=score: method={cell['method']} generates its answers")
         if cell["instructions"] != "none":
             check_search(cell["instructions"], config.search, cell["instruction"])
             if cell["method"] != "score":
@@ -303,7 +311,7 @@ def _aggregate(rows: Sequence[dict[str, Any]], task: str, cell: dict[str, Any]) 
     """One line of the table: the mean over seeds with its interval, the spread and the worst seed."""
     mine = [r for r in rows if r["task"] == task and _key(r["setting"]) == _key(cell)]
     values = [r["accuracy"] for r in mine]
-    mean, low, high = _interval(values, mine[0]["n"])
+    mean, low, high = seeds_interval(values, mine[0]["n"])
     kept: dict[str, Any] = {k: float(np.mean([r[k] for r in mine])) for k in ("macro_f1", "ece") if k in mine[0]}
     found = [{"seed": r["seed"], **{k: r["searched"][k] for k in ("instruction", "score", "candidates")}}
              for r in mine if "searched" in r]  # fmt: skip
@@ -313,16 +321,6 @@ def _aggregate(rows: Sequence[dict[str, Any]], task: str, cell: dict[str, Any]) 
         "task": task, **cell, "n": mine[0]["n"], "seeds": len(mine), "accuracy": mean, "low": low, "high": high,
         "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, "worst": min(values), **kept, **total,
     }  # fmt: skip
-
-
-def _interval(values: Sequence[float], n: int) -> tuple[float, float, float]:
-    """(mean, low, high) over seeds that share n test examples: 95%, of both what the seed and what the test examples
-    move (more seeds make the first smaller, not the second). Wilson's for one seed."""
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return mean, *wilson(mean * n, n)
-    half = 1.96 * float(np.sqrt(np.var(values, ddof=1) / len(values) + mean * (1 - mean) / n))
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def _totals(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
