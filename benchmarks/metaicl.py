@@ -32,18 +32,18 @@ ARMS: dict[str, dict[str, Any]] = {
 WORLD_FORM = {"input": " {text}", "output": " answer: {answer}", "separator": "."}
 """Text asks of itself in the form in which the world's tasks are measured."""
 WORLD: dict[str, Any] = {
-    "precision": "fp32", "eval_every": 0, "target_tasks": 16, "limit": 32,
+    "precision": "fp32", "eval_every": 0, "steps": 1000, "batch_size": 64, "limit": 24,
     "optimizer": {"name": "muon", "lr": 2e-3, "muon_lr": 0.01},
 }  # fmt: skip
+WORLD_TEXT = {**WORLD, "steps": 150, "batch_size": 32, "format": WORLD_FORM}
+"""A sequence of text is four times as long as one of tasks."""
 REAL: dict[str, Any] = {
     "tasks": ["subj", "trec", "agnews", "dbpedia", "emotion", "irony", "stance_abortion", "stance_atheism",
               "stance_climate", "stance_feminist", "stance_hillary"],
     "targets": ["sst2", "cr", "mr", "rte", "cb"],
-    "steps": 300, "batch_size": 16, "measured": [0, 4], "limit": 200, "seeds": 3, "precision": "fp32", "eval_every": 0,
+    "steps": 150, "batch_size": 16, "measured": [0, 4], "limit": 100, "seeds": 3, "precision": "fp32", "eval_every": 0,
     "examples": 2000,
 }  # fmt: skip
-STEPS = {"metaicl": 2000, "text": 300}
-"""Optimiser steps on the embedded world: of the tasks, and of the self-supervised objectives."""
 
 
 def arm(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -56,8 +56,7 @@ def arm(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     if args.real:
         values = {**REAL, "data": args.real, **({"text": args.text, "format": "minimal"} if own else {}), **values}
     else:
-        values = {**WORLD, "steps": STEPS["text" if own else "metaicl"], **({"format": WORLD_FORM} if own else {}),
-                  **values}  # fmt: skip
+        values = {**(WORLD_TEXT if own else WORLD), **values}
     values |= {"steps": args.steps} if args.steps else {}
     values |= {"steps": 2, "limit": 4, "target_tasks": 2, "measured": [2], "seeds": 1} if args.quick else {}
     folder = OUT / ("quick" if args.quick else "real" if args.real else "world") / f"{name}-{seed}"

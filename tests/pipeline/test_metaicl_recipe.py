@@ -23,6 +23,6 @@ def test_the_recipe_runs_from_text_to_the_measured_models(tmp_path):
     assert [s["name"] for s in summary["stages"]] == list(SMALL)
     for arm in ("direct", "channel", "selfsupervised"):
         metrics = next(s["metrics"] for s in summary["stages"] if s["name"] == arm)
-        assert 0 <= metrics["accuracy_before"] <= 1 and len(metrics["groups"]) == 3
+        assert 0 <= metrics["accuracy_before"] <= 1 and len(metrics["groups"]) == 4
     page = (out / "report.html").read_text()
     assert "direct: accuracy in context, before and after" in page and "In-context learning" in page

@@ -34,7 +34,8 @@ def write_task(folder, name, rows):
 def test_accuracy_is_told_before_and_after(chain, tmp_path, more):
     out, _ = launch("metaicl", {**SMALL, **more, "model": str(chain / "pretrain"), "out": str(tmp_path / "m")})
     summary = read_summary(out)
-    groups = {"schoolroom:demo:heldout": 2, "schoolroom:demo:heldout_families": 2, "all targets": 4}
+    world = "schoolroom:demo:heldout"
+    groups = {world: 2, f"{world}_labels": 2, f"{world}_families": 2, "all targets": 6}
     assert [(row["group"], row["shots"], row["tasks"]) for row in summary["groups"]] == [
         (group, shots, tasks) for group, tasks in groups.items() for shots in (0, 2)
     ]
@@ -42,9 +43,9 @@ def test_accuracy_is_told_before_and_after(chain, tmp_path, more):
     for key, name in (("before", "accuracy_before"), ("after", "accuracy"), ("gain", "gain")):
         assert summary[name] == last[key] and last[f"{key}_low"] <= last[key] <= last[f"{key}_high"]
     assert last["gain"] == pytest.approx(last["after"] - last["before"])
-    assert len(summary["tasks"]) == 4 and (out / "figures/accuracy.png").stat().st_size > 5000
+    assert len(summary["tasks"]) == 6 and (out / "figures/accuracy.png").stat().st_size > 5000
     (sheet,) = folder_sheets(out)
-    assert len(sheet.rows) == 6 and sheet.columns[-1] == "gain"
+    assert len(sheet.rows) == 8 and sheet.columns[-1] == "gain"
     page = write_report(out).read_text()
     assert "accuracy in context, before and after" in page and "In-context learning" in page
     assert load(str(out)).model.num_parameters() == load(str(chain / "pretrain")).model.num_parameters()

@@ -62,20 +62,20 @@ class Selfmade:
 def render(prompter: Prompter, examples: Sequence[Example]) -> tuple[str, list[Span]]:
     """(text, the characters [start, end) of each output): demonstrations and, last, the query with its answer.
 
-    An output is what `Prompter.pair` has scored: the answer, or in the channel direction the input.
+    An output is what `Prompter.pair` has scored: the answer, or in the channel direction the input; blanks before it
+    belong to its first token, as in icl/encode.py.
     """
     lead = prompter.prefix(())
     text, spans = lead, []
     for number, example in enumerate(examples, 1):
         context, output = prompter.pair(example, example.answer)
-        spans.append((len(text) + len(context), len(text) + len(context) + len(output)))
+        spans.append((len(text) + len(context.rstrip(" ")), len(text) + len(context) + len(output)))
         text += prompter.prefix([example])[len(lead) :] if number < len(examples) else context + output
     return text, spans
 
 
 def encode(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """(ids, labels): a token is predicted where it holds a character of a span, others have -100. Blanks before an
-    answer belong to its first token, as in icl/encode.py."""
+    """(ids, labels): a token is predicted where it holds a character of a span, others have -100."""
     found = tokenizer(text, return_offsets_mapping=True)
     ids = list(found["input_ids"])
     labels = [IGNORED] * len(ids)

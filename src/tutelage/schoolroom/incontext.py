@@ -1,32 +1,34 @@
-"""Tasks of the embedded world that nothing but demonstrations can tell: known questions, answered by made-up labels.
+"""Tasks of the embedded world that nothing but demonstrations can tell: known statements, answered by made-up labels.
 
-A task takes a family of lessons whose answers are few ("what colour is the hat?"), some of its answers (red, blue), and
-gives each a label drawn from the answers of other families (red: tom, blue: fifty). The labels of another task are
-others, so neither the question nor the answer says which label is right. Splits:
+A task takes a family of lessons whose answers are few ("what colour is the hat?"), two of its answers (red, blue), and
+gives each a label, a word of other families' lessons (red: tom, blue: market). The labels of another task are others,
+so neither the statement nor its answer says which label is right. Splits:
 
-    train              families that are trained on, three quarters of the label words, passages of the world's training
-                       split
-    heldout            the same families with the other quarter of the label words and held-out passages
-    heldout_families   HELD_OUT, whose questions no training task asks, with those label words
+    train              nine tenths of the tasks (by a hash) of the families and label words that are trained on
+    heldout            the other tenth: nothing is new but what stands for what
+    heldout_labels     the same families with label words that no training task has, a quarter of all
+    heldout_families   HELD_OUT, which no training task asks about, with the label words of training
 """
 
 from __future__ import annotations
 
 import random
+import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from tutelage.core.errors import ConfigError
+from tutelage.schoolroom.item import Item
 from tutelage.schoolroom.world import World
 
-SPLITS = ("train", "heldout", "heldout_families")
+SPLITS = ("train", "heldout", "heldout_labels", "heldout_families")
 HELD_OUT = ("sentiment", "politeness")
 """Families that no training task asks about."""
-DRAWS, TEXTS = 2000, 24
+DRAWS, TEXTS = 2000, 8
 """Items drawn of a family; different texts that an answer needs among them, or it is no class of a task."""
-WORDS = 16
+WORDS = 14
 """Longest text: several demonstrations have to fit into a small model's context."""
 Texts = Mapping[str, Sequence[str]]
 """Answer -> its different texts."""
@@ -63,9 +65,16 @@ def label_task(name: str) -> LabelTask:
     families = _families(world, split)
     rng = random.Random(f"{world}:{split}:{number}")
     family = sorted(families)[number % len(families)]
-    answers = rng.sample(sorted(families[family]), 2)
-    words = rng.sample(label_words(world, split, family), len(answers))
-    return LabelTask(name, family, dict(zip(answers, words)), families[family])
+    words, labels = label_words(world, split, family), {}
+    while not labels or (split in ("train", "heldout") and _held(labels) != (split == "heldout")):
+        answers = rng.sample(sorted(families[family]), 2)
+        labels = dict(zip(answers, rng.sample(words, 2)))
+    return LabelTask(name, family, labels, families[family])
+
+
+def _held(labels: Mapping[str, str]) -> bool:
+    """Whether a task of this meaning is kept from training: one in ten, in whichever order its labels stand."""
+    return zlib.crc32(repr(sorted(labels.items())).encode()) % 10 == 0
 
 
 def task_names(name: str, split: str, count: int) -> list[str]:
@@ -86,16 +95,20 @@ def _parts(name: str) -> tuple[str, str, int]:
 
 
 def label_words(world: str, split: str, family: str) -> list[str]:
-    """Words that label tasks of a family: single words that are answers of other families, divided by a hash."""
-    own = _texts(world, "train").get(family, {})
-    words = {word for answers in _texts(world, "train").values() for word in answers if " " not in word} - set(own)
-    return sorted(word for word in words if (zlib.crc32(f"label {word}".encode()) % 4 == 0) == (split != "train"))
+    """Words that label a family's tasks: those of other families' texts and answers that its own have not."""
+    words = {name: _words(texts) for name, texts in _texts(world).items()}
+    others = set().union(*words.values()) - words.get(family, set())
+    held = split == "heldout_labels"
+    return sorted(word for word in others if (zlib.crc32(f"label {word}".encode()) % 4 == 0) == held)
+
+
+def _words(texts: Texts) -> set[str]:
+    return {word for answer, found in texts.items() for text in (answer, *found) for word in re.findall(r"\w+", text)}
 
 
 def _families(world: str, split: str) -> dict[str, Texts]:
     """The families of a split, with the texts of each answer that has enough of them."""
-    found = _texts(world, "heldout" if split == "heldout" else "train")
-    mine = {f: t for f, t in found.items() if (f in HELD_OUT) == (split == "heldout_families")}
+    mine = {f: texts for f, texts in _texts(world).items() if (f in HELD_OUT) == (split == "heldout_families")}
     if not mine:
         raise ConfigError(f"schoolroom:{world}: no family for tasks of split {split!r}: each needs two answers that "
                           f"{TEXTS} different texts have")  # fmt: skip
@@ -103,27 +116,37 @@ def _families(world: str, split: str) -> dict[str, Texts]:
 
 
 @cache
-def _texts(world: str, split: str) -> dict[str, Texts]:
+def _texts(world: str) -> dict[str, Texts]:
     """Family -> answer -> different texts, of the families with two such answers."""
     source = World(families=world)
     out: dict[str, Texts] = {}
     for family in source.families:
+        rng = random.Random(f"in context:{source.seed}:{family}")
+        items = [source.item(family, rng, "train") for _ in range(DRAWS)]
         found: dict[str, dict[str, None]] = {}
-        for text, answer in _asked(source, family, split):
-            found.setdefault(answer, {})[text] = None
+        asked = {_question(item) for item in items}
+        for item in items:
+            text = _text(item, len(asked) > 1)
+            if not item.harmful and 0 < len(text.split()) <= WORDS:
+                found.setdefault(item.answer, {})[text] = None
         enough = {answer: tuple(texts) for answer, texts in found.items() if len(texts) >= TEXTS}
         if len(enough) > 1:
             out[family] = enough
     return out
 
 
-def _asked(source: World, family: str, split: str) -> Iterator[tuple[str, str]]:
-    """(text up to the answer, answer) of items, in the form of the world's documents; dialogues are left out."""
-    rng = random.Random(f"in context:{source.seed}:{family}:{split}")
-    for _ in range(DRAWS):
-        item = source.item(family, rng, split)
-        if isinstance(item.prompt, str) and not item.harmful:
-            question = item.meta.get("question", item.prompt.removeprefix(item.passage).strip())
-            text = f"{item.passage} question: {question}".strip()
-            if len(text.split()) <= WORDS:
-                yield text, item.answer
+def _question(item: Item) -> str:
+    """The question alone; of a dialogue none."""
+    if not isinstance(item.prompt, str):
+        return ""
+    return str(item.meta.get("question", item.prompt.removeprefix(item.passage).strip()))
+
+
+def _text(item: Item, varied: bool) -> str:
+    """What is to be labelled: the sentence of the passage that holds the answer; where there is not one such, the
+    passage, with its question where the family has `varied` ones. Nothing for a dialogue."""
+    told = [s for s in re.split(r"(?<=[.!?]) ", item.passage) if item.answer in re.findall(r"\w+", s)]
+    question = _question(item)
+    if len(told) == 1 or not question:
+        return told[0] if len(told) == 1 else ""
+    return f"{item.passage} {question}".strip() if varied else item.passage

@@ -38,7 +38,9 @@ class MetaiclConfig(StageConfig):
     """metaicl: tasks; the others: what plain text gives, selfsupervised all four of them."""
     tasks: str | list[str] = "schoolroom:demo"
     """metaicl: training tasks, as `tutelage icl` names them, or the embedded world's."""
-    targets: str | list[str] = ["schoolroom:demo:heldout", "schoolroom:demo:heldout_families"]
+    targets: str | list[str] = [
+        "schoolroom:demo:heldout", "schoolroom:demo:heldout_labels", "schoolroom:demo:heldout_families"
+    ]  # fmt: skip
     """Tasks that are measured before and after, none of them a training task."""
     data: str | None = None
     """Folder with the built-in tasks' files (default: $TUTELAGE_DATA)."""
@@ -53,13 +55,13 @@ class MetaiclConfig(StageConfig):
     format: Literal["own", "minimal", "markers"] | Format | None = None
     """Of training and of measurement: own (each task's), minimal (MetaICL's lines), markers ("Input:", "Output:"), or
     templates (format.input=...). By default own, and markers for the self-supervised objectives."""
-    world_tasks: int = Field(1000, ge=1)
+    world_tasks: int = Field(4000, ge=1)
     """Of the embedded world: so many different training tasks."""
     examples: int = Field(16_384, ge=1)
     """At most so many training examples of a task, drawn once."""
     measured: list[int] = [0, 2, 4, 8]
     """Shots that are measured, beside `shots`."""
-    target_tasks: int = Field(24, ge=1)
+    target_tasks: int = Field(16, ge=1)
     """Of the embedded world: target tasks of each kind."""
     limit: int = Field(48, ge=1)
     """At most so many test examples of a target."""
