@@ -65,7 +65,8 @@ def label_task(name: str) -> LabelTask:
     families = _families(world, split)
     rng = random.Random(f"{world}:{split}:{number}")
     family = sorted(families)[number % len(families)]
-    words, labels = label_words(world, split, family), {}
+    words = label_words(world, split, family)
+    labels: dict[str, str] = {}
     while not labels or (split in ("train", "heldout") and _held(labels) != (split == "heldout")):
         answers = rng.sample(sorted(families[family]), 2)
         labels = dict(zip(answers, rng.sample(words, 2)))
@@ -94,12 +95,13 @@ def _parts(name: str) -> tuple[str, str, int]:
     return world, split, int(rest)
 
 
-def label_words(world: str, split: str, family: str) -> list[str]:
+@cache
+def label_words(world: str, split: str, family: str) -> tuple[str, ...]:
     """Words that label a family's tasks: those of other families' texts and answers that its own have not."""
     words = {name: _words(texts) for name, texts in _texts(world).items()}
     others = set().union(*words.values()) - words.get(family, set())
     held = split == "heldout_labels"
-    return sorted(word for word in others if (zlib.crc32(f"label {word}".encode()) % 4 == 0) == held)
+    return tuple(sorted(word for word in others if (zlib.crc32(f"label {word}".encode()) % 4 == 0) == held))
 
 
 def _words(texts: Texts) -> set[str]:
