@@ -68,9 +68,9 @@ def test_it_learns_what_the_labels_of_its_tasks_are(chain, tmp_path):
     ({"objective": "masked_word", "format": "own"}, ConfigError, "format=own with objective=masked_word"),
     ({"measured": [-1]}, ConfigError, "shots are 0 or more"),
     ({"objective": "nsp"}, ConfigError, "objective"),
-    ({"shots": 60}, DataError, "48 training examples, and shots=60 and a query need 61"),
+    ({"shots": 60}, DataError, "8 training examples, and shots=60 and a query need 61"),
     ({"targets": "sst2", "data": "/nowhere"}, ConfigError, "is not under /nowhere"),
-    ({"tasks": "schoolroom:demo:tests:1"}, ConfigError, "expected schoolroom:WORLD:SPLIT:NUMBER"),
+    ({"tasks": "schoolroom:demo:tests:1"}, ConfigError, "families='demo:tests:1'"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(chain, tmp_path, more, error, message):
     with pytest.raises(error, match=message):

@@ -8,9 +8,9 @@ what is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,9 +29,20 @@ MARKERS = Format(
 )  # fmt: skip
 """Chen et al.'s form of an example (section 3.1): two markers, everything in a line of its own."""
 Span = tuple[int, int]
-Draw = Callable[[np.random.Generator, int], tuple[Format, Sequence[Example]]]
-"""(generator, count) -> the format and `count` examples of one task; the last is the query."""
 TRIES = 50
+
+
+class Draw(Protocol):
+    """Where sequences come from."""
+
+    @property
+    def size(self) -> list[int]:
+        """How much there is: by this a checkpoint knows its data again."""
+        ...
+
+    def __call__(self, rng: np.random.Generator, count: int) -> tuple[Format, Sequence[Example]]:
+        """The format and `count` examples of one task; the last is the query."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,10 @@ class Tasks:
     """Draws a task uniformly, whatever its size, and different examples of it."""
 
     pools: Sequence[tuple[Format, Sequence[Example]]]
+
+    @property
+    def size(self) -> list[int]:
+        return [len(self.pools), sum(len(pool) for _, pool in self.pools)]
 
     def __call__(self, rng: np.random.Generator, count: int) -> tuple[Format, Sequence[Example]]:
         form, pool = self.pools[int(rng.integers(len(self.pools)))]
@@ -52,6 +67,10 @@ class Selfmade:
     text: SelfSupervised
     objectives: Sequence[Objective]
     format: Format
+
+    @property
+    def size(self) -> list[int]:
+        return [len(self.text.documents), sum(len(document) for document in self.text.documents)]
 
     def __call__(self, rng: np.random.Generator, count: int) -> tuple[Format, Sequence[Example]]:
         objective = self.objectives[int(rng.integers(len(self.objectives)))]
@@ -96,14 +115,13 @@ class Sequences:
 
     def __init__(
         self, draw: Draw, tokenizer: Any, shots: int, batch_size: int, max_length: int, seed: int = 0,
-        channel: bool = False, every: bool = False, identity: Any = None,
+        channel: bool = False, every: bool = False,
     ) -> None:  # fmt: skip
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(f"{type(tokenizer).__name__} cannot tell which characters a token stands for; in-context "
                               "training needs a tokenizer with a tokenizer.json")  # fmt: skip
         self.draw, self.tokenizer, self.shots, self.batch_size = draw, tokenizer, shots, batch_size
         self.max_length, self.seed, self.channel, self.every = max_length, seed, channel, every
-        self.identity = identity
         self.position, self.dropped, self.too_long = 0, 0, 0
 
     def __next__(self) -> Batch:
@@ -128,7 +146,7 @@ class Sequences:
                         f"shorter texts: {text[:60]!r} ...")  # fmt: skip
 
     def _own(self) -> dict[str, Any]:
-        return {"seed": self.seed, "shots": self.shots, "batch_size": self.batch_size, "data": self.identity}
+        return {"seed": self.seed, "shots": self.shots, "batch_size": self.batch_size, "data": self.draw.size}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -116,10 +116,10 @@ def run(config: MetaiclConfig, run: RunDir) -> dict[str, Any]:
     if engine.kind != "causal":
         raise ConfigError(f"model={config.model}: in-context training is for decoders, this is {engine.kind}")
     form, shots = config.form(), sorted({*config.measured, config.shots})
-    draw = _tasks(config, form) if config.objective == "metaicl" else _selfmade(config, run, form or MARKERS)
+    draw: Draw = _tasks(config, form) if config.objective == "metaicl" else _selfmade(config, run, form or MARKERS)
     loader = Sequences(
         draw, tokenizer, config.shots, config.batch_size, min(config.max_length, engine.context_length), config.seed,
-        config.channel, every=config.objective != "metaicl", identity=_identity(draw),
+        config.channel, every=config.objective != "metaicl",
     )  # fmt: skip
     score, seeds = "channel" if config.channel else "direct", range(config.seed, config.seed + config.seeds)
     targets = _targets(config, engine, form, max(shots))
@@ -174,14 +174,6 @@ def _selfmade(config: MetaiclConfig, run: RunDir, form: Format) -> Selfmade:
     found = list(texts(config.text, "train", config.documents, bad=run.bad_rows))
     objectives = OBJECTIVES if config.objective == "selfsupervised" else (config.objective,)
     return Selfmade(SelfSupervised(found, config.text), objectives, form)  # type: ignore[arg-type]
-
-
-def _identity(draw: Draw) -> Any:
-    """What a checkpoint remembers of the data."""
-    if isinstance(draw, Tasks):
-        return [len(draw.pools), sum(len(pool) for _, pool in draw.pools)]
-    assert isinstance(draw, Selfmade)
-    return [len(draw.text.documents), sum(len(text) for text in draw.text.documents)]
 
 
 def _targets(config: MetaiclConfig, engine: LocalEngine, form: Format | None, most: int) -> list[Target]:
