@@ -29,14 +29,12 @@ ARMS: dict[str, dict[str, Any]] = {
     **{name: {"objective": name} for name in OBJECTIVES},
 }
 """multi-task: the tasks without demonstrations, which is MetaICL's baseline."""
-WORLD_FORM = {"input": " {text}", "output": " answer: {answer}", "separator": "."}
-"""Text asks of itself in the form in which the world's tasks are measured."""
 WORLD: dict[str, Any] = {
     "precision": "fp32", "eval_every": 0, "steps": 1000, "batch_size": 64, "limit": 24,
     "optimizer": {"name": "muon", "lr": 2e-3, "muon_lr": 0.01},
 }  # fmt: skip
-WORLD_TEXT = {**WORLD, "steps": 150, "batch_size": 32, "format": WORLD_FORM}
-"""A sequence of text is four times as long as one of tasks."""
+WORLD_TEXT = {**WORLD, "steps": 150, "batch_size": 32, "format": "world"}
+"""Text asks of itself in the form in which the world's tasks are measured. Its sequences are four times as long."""
 REAL: dict[str, Any] = {
     "tasks": ["subj", "trec", "agnews", "dbpedia", "emotion", "irony", "stance_abortion", "stance_atheism",
               "stance_climate", "stance_feminist", "stance_hillary"],

@@ -18,7 +18,7 @@ from tutelage.icl.before_after import Target, compare, each_task, hits, mean_acc
 from tutelage.icl.examples import Example, subsample
 from tutelage.icl.metatraining import MARKERS, Draw, Selfmade, Sequences, Tasks, mean_of_sequences
 from tutelage.icl.prompts import MINIMAL, Format
-from tutelage.icl.tasks import Task, load_task, named_files
+from tutelage.icl.tasks import WORLD_FORMAT, Task, load_task, named_files
 from tutelage.model.hub import load_model, resize_for, save_model
 from tutelage.report.metaicl import save_curve
 from tutelage.schoolroom.incontext import task_names
@@ -28,7 +28,7 @@ from tutelage.train.loop import train
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.sources import is_function, is_world, texts
 
-FORMS = {"minimal": MINIMAL, "markers": MARKERS}
+FORMS = {"minimal": MINIMAL, "markers": MARKERS, "world": WORLD_FORMAT}
 
 
 class MetaiclConfig(StageConfig):
@@ -52,9 +52,10 @@ class MetaiclConfig(StageConfig):
     """metaicl: learn P(input | answer), and measure so."""
     shots: int = Field(4, ge=0)
     """Demonstrations in a training sequence; 0: the query alone, as multi-task training has it."""
-    format: Literal["own", "minimal", "markers"] | Format | None = None
-    """Of training and of measurement: own (each task's), minimal (MetaICL's lines), markers ("Input:", "Output:"), or
-    templates (format.input=...). By default own, and markers for the self-supervised objectives."""
+    format: Literal["own", "minimal", "markers", "world"] | Format | None = None
+    """Of training and of measurement: own (each task's), minimal (MetaICL's lines), markers ("Input:", "Output:"), world
+    (the embedded world's), or templates (format.input=...). By default own; markers for the self-supervised objectives.
+    """
     world_tasks: int = Field(4000, ge=1)
     """Of the embedded world: so many different training tasks."""
     examples: int = Field(16_384, ge=1)
@@ -86,7 +87,7 @@ class MetaiclConfig(StageConfig):
         if self.channel and self.objective != "metaicl":
             raise ValueError(f"channel=true with objective={self.objective}: its examples have no other direction")
         if self.format == "own" and self.objective != "metaicl":
-            raise ValueError(f"format=own with objective={self.objective}: choose markers, minimal or templates")
+            raise ValueError(f"format=own with objective={self.objective}: choose markers, minimal, world or templates")
         if any(k < 0 for k in self.measured):
             raise ValueError(f"measured={self.measured}: shots are 0 or more")
         return self
