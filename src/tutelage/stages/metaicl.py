@@ -53,9 +53,8 @@ class MetaiclConfig(StageConfig):
     shots: int = Field(4, ge=0)
     """Demonstrations in a training sequence; 0: the query alone, as multi-task training has it."""
     format: Literal["own", "minimal", "markers", "world"] | Format | None = None
-    """Of training and of measurement: own (each task's), minimal (MetaICL's lines), markers ("Input:", "Output:"), world
-    (the embedded world's), or templates (format.input=...). By default own; markers for the self-supervised objectives.
-    """
+    """Of training and of measurement: own (each task's), minimal (MetaICL's lines), markers ("Input:", "Output:"),
+    world (the embedded world's), or templates (format.input=...). By default own, of text markers."""
     world_tasks: int = Field(4000, ge=1)
     """Of the embedded world: so many different training tasks."""
     examples: int = Field(16_384, ge=1)
