@@ -126,10 +126,9 @@ def _stage(kind: str, what: str, words: str, group: typer.Typer = app, verb: str
             console.print(sweep_table(summary["cells"]))
         else:
             console.print(metrics_text(summary), markup=False)
-        from tutelage.report.instruction import study_sheet
-        from tutelage.report.reward import console_tables
+        from tutelage.report.sheets import console_tables
 
-        for table in console_tables(path, study_sheet(summary)):
+        for table in console_tables(path):
             console.print(table)
         console.print(f"{'wrote' if ran else 'already finished:'} {path}", markup=False)
 

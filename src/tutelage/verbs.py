@@ -51,6 +51,10 @@ MAIN = {
         "Learn from the model's own rationales, those that come out right (STaR).",
         "model=runs/base data=gsm8k out=runs/star",
     ),
+    "metaicl": (
+        "Train a model to learn in context, on tasks (MetaICL) or on plain text (self-supervised).",
+        "model=runs/base tasks=[subj,trec] targets=[sst2,cr] data=DATA shots=8 out=runs/metaicl",
+    ),
     "evaluate": (
         "Measure a reward model on rankings, beside the people who made them.",
         "model=runs/reward data=rankings.jsonl out=runs/evaluate",

@@ -9,7 +9,8 @@ from tutelage.core.errors import ConfigError
 from tutelage.model.hub import create_model, save_model
 from tutelage.pipeline.stages import launch, read_summary
 from tutelage.report import write_report
-from tutelage.report.reward import console_tables, sheets
+from tutelage.report.reward import sheets
+from tutelage.report.sheets import console_tables
 from tutelage.text.tokenizer import train_tokenizer
 
 WORDS = "the cat sat on a mat and saw one dog run far away".split()

@@ -79,6 +79,8 @@ def cases(chain, foreign, t5):
     online |= {"data": "schoolroom:demo", "online": True, "group_size": 4}
     dpo = {**SMALL, "model": str(chain / "sft"), "data": str(chain / "rank"), "updates": 7, "batch_size": 4}
     dpo |= {"eval_every": 3, "eval_prompts": 6, "max_tokens": 4}
+    metaicl = {**SMALL, "model": str(chain / "pretrain"), "steps": 7, "batch_size": 4, "eval_every": 3, "shots": 2}
+    metaicl |= {"world_tasks": 8, "target_tasks": 2, "limit": 4, "measured": [0]}
     return {
         "pretrain": ("pretrain", {**pretrain, "model": "preset:laptop-0.3m", "probe": "schoolroom:demo"}),
         "pretrain adamw": (
@@ -112,6 +114,9 @@ def cases(chain, foreign, t5):
         "dpo lora": ("dpo", {**dpo, "method": "lora"}),
         "dpo with text": ("dpo", {**dpo, **text, "loss": "ipo"}),
         "kto": ("dpo", {**dpo, "loss": "kto"}),
+        "metaicl": ("metaicl", metaicl),
+        "channel metaicl": ("metaicl", {**metaicl, "channel": True}),
+        "self-supervised": ("metaicl", {**metaicl, "objective": "selfsupervised", "documents": 60}),
     }  # fmt: skip
 
 

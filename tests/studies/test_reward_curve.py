@@ -6,7 +6,7 @@ import pytest
 
 from tutelage.core.errors import ConfigError
 from tutelage.pipeline.stages import launch, read_summary
-from tutelage.report.reward import console_tables
+from tutelage.report.sheets import console_tables
 from tutelage.schoolroom import World
 from tutelage.schoolroom.annotators import panel
 from tutelage.schoolroom.rows import ranking_rows

@@ -14,7 +14,7 @@ import numpy as np
 
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.stats import calibration_error, wilson
-from tutelage.icl.examples import Example
+from tutelage.icl.examples import Example, subsample
 from tutelage.icl.order import OrderTools, order_rule
 from tutelage.icl.perturb import Corpus, changed, changed_query, condition
 from tutelage.icl.prompts import PLACES, READS, Format, Prompter, Read
@@ -32,6 +32,7 @@ from tutelage.icl.scoring import (
 )
 from tutelage.icl.selection import SELECTORS, SelectionContext
 from tutelage.icl.selection import demonstrations as shown
+from tutelage.icl.tasks import Task
 
 Set = tuple[Example, ...]
 NEAREST = ("bm25", "tfidf", "hidden", "sentence")
@@ -130,6 +131,15 @@ def macro_f1(predictions: Sequence[int] | np.ndarray, gold: Sequence[int] | np.n
         hit = ((p == label) & (g == label)).sum()
         scores.append(2 * hit / max(1, (p == label).sum() + (g == label).sum()))
     return float(np.mean(scores)) if scores else 0.0
+
+
+def pool_apart(task: Task, queries: Sequence[Example], limit: int, shots: int) -> list[Example]:
+    """At most `limit` (0: all) training examples that are no query; DataError where they are fewer than `shots`."""
+    asked = {q.text for q in queries}
+    pool = subsample([e for e in task.examples("train") if e.text not in asked], limit, 1)
+    if len(pool) < shots:
+        raise DataError(f"task {task.name}: {len(pool)} training examples and shots={shots}; ask for fewer")
+    return pool
 
 
 @dataclass(frozen=True)

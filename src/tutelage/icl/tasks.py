@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from tutelage.core.config import build, read_toml
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.icl.examples import LETTERS, Example
 from tutelage.icl.prompts import _FIELD, Format
+from tutelage.schoolroom.incontext import label_task
 from tutelage.text.chat import GPT3_END
 from tutelage.text.corpus import read_rows
 
@@ -179,6 +180,9 @@ def rows_of(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     their names as column `file`."""
     if source.startswith("hf:"):
         yield from _hub(source)
+    elif source.startswith("schoolroom:"):
+        name, _, part = source.partition("/")
+        yield from ((f"{source}:{number}", row) for number, row in enumerate(label_task(name).rows(part), 1))
     elif "+" in source and source.endswith(".txt"):
         yield from _parallel(source)
     elif source.endswith((".csv", ".tsv")):
@@ -194,8 +198,22 @@ def files_of(source: str) -> list[str]:
     """The files and folders on this machine that `rows_of` reads; none for a set that the datasets library fetches."""
     if source.startswith("hf:"):
         return [folder] if Path(folder := _hub_parts(source)[0]).exists() else []
+    if source.startswith("schoolroom:"):
+        return []
     parts = source.split("+", 1) if "+" in source and source.endswith(".txt") else [source]
     return [part for part in parts if part]
+
+
+def named_files(names: Sequence[str], data: str | None) -> dict[str, str]:
+    """The descriptions and data files of tasks, by a name for each: they are part of what a run is."""
+    out = {}
+    for number, name in enumerate(names):
+        if name.endswith(".toml"):
+            out["task" if len(names) == 1 else f"task {number}"] = name
+        task = load_task(name, data)
+        files = [*files_of(task.train), *files_of(task.test)]
+        out.update({f"task {number} file {i}": file for i, file in enumerate(files)})
+    return out
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -258,8 +276,15 @@ def _beside(source: str, base: Path) -> str:
     return "+".join(str(base / part) for part in source.split("+"))
 
 
+WORLD_FORMAT = Format(
+    input=" {text}", output=" answer: {answer}", separator=".", channel_input=" {answer}:", channel_output=" {text}"
+)
+"""As the embedded world's documents ask and answer."""
+
+
 def load_task(name: str, data: str | None = None) -> Task:
-    """A task from a .toml description, or one of `builtin.TASKS` with the folder or file of its data.
+    """A task from a .toml description, one of `builtin.TASKS` with the folder or file of its data, or a task of the
+    embedded world (`schoolroom:demo:heldout:7`, see schoolroom/incontext.py).
 
     Raises ConfigError for an unknown name, a missing data folder and a faulty description.
     """
@@ -270,6 +295,9 @@ def load_task(name: str, data: str | None = None) -> Task:
                 values[split] = _beside(str(values[split]), Path(data) if data else Path(name).parent)
         values.setdefault("name", Path(name).stem)
         return build(Task, values, where=name)
+    if name.startswith("schoolroom:"):
+        labels = dict(label_task(name).labels)
+        return Task(name=name, train=f"{name}/train", test=f"{name}/test", labels=labels, format=WORLD_FORMAT)
     from tutelage.icl.builtin import builtin_task
 
     return builtin_task(name, data)

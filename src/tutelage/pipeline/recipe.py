@@ -138,6 +138,7 @@ RESULTS = {
     ),
     "dpo": ("kl", "last_mean5", "best_mean5", "gold", "val_accuracy", "text_loss_before", "text_loss"),
     "bestofn": ("kl", "proxy", "gold"),
+    "metaicl": ("accuracy_before", "accuracy", "gain"),
 }
 """What the summary repeats of each stage, so that one page answers whether the chain worked."""
 

@@ -36,6 +36,7 @@ STAGES = {
     "evaluate": "EvaluateConfig",
     "icl": "IclConfig",
     "star": "StarConfig",
+    "metaicl": "MetaiclConfig",
 }
 STUDIES = {
     "ginc": "GincConfig", "induction": "InductionConfig", "fabrication": "FabricationConfig",

@@ -13,6 +13,7 @@ from jinja2 import Environment, select_autoescape
 from tutelage.core.atomic import write_atomic
 from tutelage.core.errors import RunError
 from tutelage.report.conduct import conduct_panels
+from tutelage.report.metaicl import metaicl_panels
 from tutelage.report.methods import method_panels, method_table
 from tutelage.report.plots import compare_panels, draw, loss_panels, ppo_panels, reward_panels
 from tutelage.report.read import (
@@ -27,8 +28,9 @@ from tutelage.report.read import (
     read_stages,
     time_text,
 )
-from tutelage.report.reward import folder_sheets, read_report
 from tutelage.report.reward import panels as report_panels
+from tutelage.report.reward import read_report
+from tutelage.report.sheets import folder_sheets
 from tutelage.report.template import PAGE
 
 
@@ -103,6 +105,7 @@ def figures(stages: list[StageRun]) -> list[dict[str, str]]:
     made += [(f"{HEADINGS[s.kind]} ({s.name})", draw(ppo_panels(s))) for s in stages if s.kind in HEADINGS]
     made.append(("Methods compared", draw(method_panels(stages))))
     made.append(("Conduct", draw(conduct_panels(stages))))
+    made.append(("In-context learning", draw(metaicl_panels(stages))))
     made.append(("PPO runs compared", draw(compare_panels(stages))))
     return [{"heading": heading, "png": png} for heading, png in made if png]
 

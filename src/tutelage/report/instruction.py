@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.report.plots import Panel
-from tutelage.report.reward import Sheet
+from tutelage.report.read import Sheet
 
 Cell = Mapping[str, Any]
 LEVELS = ("majority", "chance")

@@ -37,6 +37,15 @@ class StageRun:
         return steps, [points[s] for s in steps]
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
 def finite(value: Any) -> float | None:
     """The value as a float, or None when it is no finite number (bool counts as no number)."""
     if isinstance(value, bool) or not isinstance(value, int | float):

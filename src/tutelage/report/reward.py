@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from tutelage.core.atomic import write_atomic
 from tutelage.report.plots import Panel, save_figure
-from tutelage.report.read import mappings, number_text, read_json
+from tutelage.report.read import Sheet, mappings, number_text, read_json
 
 FILE = "reward_report.json"
 Report = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of texts."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
 
 
 def save_report(folder: Path, report: Report) -> None:
@@ -77,25 +63,6 @@ def curve_sheet(summary: Mapping[str, Any]) -> Sheet | None:
     label = "person" if key == "model_agreement" else "label"
     title = "reward models: agreement with one {}, and with the true scores where they are known"
     return Sheet(title.format(label), ["model", "prompts", "pairs", "seed", label, "95%", "truth"], rows)
-
-
-def folder_sheets(folder: Path) -> list[Sheet]:
-    """The sheets of a run directory: of a reward model's report, or of the study of many."""
-    curve = curve_sheet(read_json(folder / "summary.json"))
-    return [*sheets(read_report(folder)), *([curve] if curve else [])]
-
-
-def console_tables(folder: Path, more: Sheet | None = None) -> list[Table]:
-    """The sheets of a run directory, and one more, for the terminal."""
-    out = []
-    for sheet in [*folder_sheets(folder), *([more] if more else [])]:
-        table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for number, name in enumerate(sheet.columns):
-            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
-        for row in sheet.rows:
-            table.add_row(*map(Text, row))
-        out.append(table)
-    return out
 
 
 def panels(report: Report) -> list[Panel]:

@@ -15,19 +15,19 @@ from pydantic import Field
 
 from tutelage.core.atomic import unwritable, write_atomic
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import ConfigError, DataError
+from tutelage.core.errors import ConfigError
 from tutelage.core.progress import Progress
 from tutelage.core.rundir import RunDir, read_jsonl_tolerant
 from tutelage.core.stats import seeds_interval
 from tutelage.engine import load
-from tutelage.icl.evaluate import Bench, Result, Setting, evaluate, tokens_of
+from tutelage.icl.evaluate import Bench, Result, Setting, evaluate, pool_apart, tokens_of
 from tutelage.icl.examples import subsample
 from tutelage.icl.instructions.search import FROM_PAIRS, InstructionSearch, check_search, search_instructions
 from tutelage.icl.instructions.search import table as candidates
 from tutelage.icl.open import evaluate_open, evaluate_reasoning
 from tutelage.icl.perturb import Corpus
 from tutelage.icl.reasoning import METHODS
-from tutelage.icl.tasks import Task, files_of, load_task
+from tutelage.icl.tasks import Task, load_task, named_files
 from tutelage.report.icl import draw_sweep
 from tutelage.text.corpus import read_texts
 
@@ -104,13 +104,7 @@ class IclConfig(StageConfig):
 
     def named_files(self) -> dict[str, str]:
         """Descriptions and the data files that they or the built-in tasks name, the corpus, and the meta-prompts."""
-        out = {}
-        for number, name in enumerate(_listed(self.task)):
-            if name.endswith(".toml"):
-                out["task" if name == self.task else f"task {number}"] = name
-            task = load_task(name, self.data)
-            files = [*files_of(task.train), *files_of(task.test)]
-            out.update({f"task {number} file {i}": file for i, file in enumerate(files)})
+        out = named_files(_listed(self.task), self.data)
         more = {"corpus": self.corpus, "search.prompts": self.search.prompts}
         return {**out, **{key: file for key, file in more.items() if file}}
 
@@ -247,12 +241,7 @@ def _pool(config: IclConfig, task: Task, queries: Sequence[Any], cells: Sequence
     searched = any(c["instructions"] != "none" for c in cells)
     if not searched and (not task.train or all(c["shots"] == 0 for c in cells)):
         return []
-    asked = {q.text for q in queries}
-    pool = subsample([e for e in task.examples("train") if e.text not in asked], config.pool, 1)
-    most = max(c["shots"] for c in cells)
-    if len(pool) < most:
-        raise DataError(f"task {task.name}: {len(pool)} training examples and shots={most}; ask for fewer")
-    return pool
+    return pool_apart(task, queries, config.pool, max(c["shots"] for c in cells))
 
 
 def _row(result: Result) -> dict[str, Any]:
