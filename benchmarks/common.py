@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,22 @@ def run_side(python: Path | str, script: Path, job: dict[str, Any]) -> dict[str,
     if done.returncode:
         raise RuntimeError(f"{script.name} failed:\n{(done.stdout + done.stderr)[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def trials(choices: Sequence[dict[str, Any]], unit: str, speed: Callable[[dict[str, Any]], float]) -> list[Any]:
+    """What each choice of settings reaches, quickest first, under the key `unit`: first all without torch.compile, then
+    with it the quickest in every precision. "compiled" joins the settings."""
+    found: list[dict[str, Any]] = []
+
+    def attempt(choice: dict[str, Any]) -> None:
+        found.append({**choice, unit: speed(choice)})
+
+    for choice in choices:
+        attempt({**choice, "compiled": False})
+    quickest = max(found, key=lambda f: f[unit])
+    for precision in dict.fromkeys(choice["precision"] for choice in choices):
+        attempt({**{k: quickest[k] for k in choices[0]}, "precision": precision, "compiled": True})
+    return sorted(found, key=lambda f: -f[unit])
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 Same SFT checkpoint (1.06M Llama), prompts (the bare question, or behind `--shots` demonstrations as in few-shot
 prompts), batch of 64 answers in groups of 8, at most 16 new tokens, one optimiser step a rollout, KL coefficient 0.04
-with k3 in the loss, learning rate and clipping; each library in its own process, at the precision and attention that
-are quickest for it on this machine (tried first), runs interleaved seed by seed.
+with k3 in the loss, learning rate and clipping; each library in its own process, at the precision, attention and
+use of torch.compile that are quickest for it on this machine (tried first), runs interleaved seed by seed.
 
     python benchmarks/grpo_vs_trl.py            # 3 seeds; the first call makes .venv-bench-trl_now
     python benchmarks/grpo_vs_trl.py --quick    # two updates, one seed: does it run
@@ -17,6 +17,7 @@ import random
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ import task
 
 BAR = 3.0
 PEERS = Path(__file__).resolve().parent / "peers"
-OURS = [{"precision": "fp32"}, {"precision": "bf16"}]
-THEIRS = [{"precision": p, "attention": a} for p in ("fp32", "bf16") for a in ("eager", "sdpa")]
+OURS: list[dict[str, Any]] = [{"precision": "fp32"}, {"precision": "bf16"}]
+THEIRS: list[dict[str, Any]] = [{"precision": p, "attention": a} for p in ("fp32", "bf16") for a in ("eager", "sdpa")]
 
 
 def few_shot(file: str, shots: int) -> str:
@@ -84,17 +85,20 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }  # fmt: skip
 
-    def go(name: str, settings: dict[str, str], updates: int, seed: int) -> dict[str, Any]:
+    def go(name: str, settings: dict[str, Any], updates: int, seed: int) -> dict[str, Any]:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             return side(name, {**shared, **settings, "updates": updates, "seed": seed, "out": str(Path(folder) / "r")})
 
-    best = {"ours": OURS[0], "trl": THEIRS[0]}
+    def attempt(name: str, settings: dict[str, Any]) -> float:
+        return go(name, settings, 8, 99)["steps_per_second"]
+
+    best = {name: {**choices[0], "compiled": False} for name, choices in (("ours", OURS), ("trl", THEIRS))}
     trials: dict[str, list[dict[str, Any]]] = {}
     if not args.quick:
         for name, choices in (("ours", OURS), ("trl", THEIRS)):
-            tried = [{**c, "steps_per_second": go(name, c, 8, 99)["steps_per_second"]} for c in choices]
-            trials[name] = sorted(tried, key=lambda t: -t["steps_per_second"])
+            speed = partial(attempt, name)
+            trials[name] = common.trials(choices, "steps_per_second", speed)
             best[name] = {k: v for k, v in trials[name][0].items() if k != "steps_per_second"}
             print(name, "trials:", trials[name], flush=True)
     runs = []

@@ -2,7 +2,8 @@
 
 Same SFT and reward checkpoints (1.06M Llama), same prompts, batch 64, at most 16 new tokens, 4 inner epochs of one
 minibatch, same learning rate, KL coefficient, clipping and penalties; each library in its own process, at the
-precision and attention that are quickest for it on this machine (tried first), runs interleaved seed by seed.
+precision, attention and use of torch.compile that are quickest for it on this machine (tried first), runs interleaved
+seed by seed.
 
     python benchmarks/ppo_vs_trl.py            # 5 seeds; the first call makes .venv-bench-trl
     python benchmarks/ppo_vs_trl.py --quick    # two updates, one seed: does it run
@@ -14,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ import task
 BAR = 2.5
 PEERS = Path(__file__).resolve().parent / "peers"
 TOPIC = {ask.format(topic): topic for ask in task.ASKS for topic in task.TOPICS}
-OURS = [{"precision": "fp32"}, {"precision": "bf16"}]
-THEIRS = [{"precision": p, "attention": a} for p in ("fp32", "bf16") for a in ("eager", "sdpa")]
+OURS: list[dict[str, Any]] = [{"precision": "fp32"}, {"precision": "bf16"}]
+THEIRS: list[dict[str, Any]] = [{"precision": p, "attention": a} for p in ("fp32", "bf16") for a in ("eager", "sdpa")]
 
 
 def encode(paths: dict[str, str]) -> str:
@@ -98,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         **paths, "encoded": encode(paths), "lr": args.lr, "kl_coef": args.kl_coef, "threads": torch.get_num_threads(),
     }  # fmt: skip
 
-    def go(name: str, settings: dict[str, str], updates: int, seed: int) -> dict[str, Any]:
+    def go(name: str, settings: dict[str, Any], updates: int, seed: int) -> dict[str, Any]:
         import tempfile
 
         scratch.mkdir(parents=True, exist_ok=True)
@@ -106,14 +108,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             job = {**shared, **settings, "updates": updates, "seed": seed, "out": str(Path(folder) / "run")}
             return side(name, job)
 
-    trials: dict[str, list[dict[str, Any]]] = {"ours": OURS[:1], "trl": THEIRS[:1]}
+    def attempt(name: str, settings: dict[str, Any]) -> float:
+        return go(name, settings, 8, 99)["episodes_per_second"]
+
+    best = {name: {**choices[0], "compiled": False} for name, choices in (("ours", OURS), ("trl", THEIRS))}
+    trials: dict[str, list[dict[str, Any]]] = {}
     if not args.quick:
-        trials = {"ours": OURS, "trl": THEIRS}
-        for name, choices in trials.items():
-            tried = [{**c, "episodes_per_second": go(name, c, 8, 99)["episodes_per_second"]} for c in choices]
-            trials[name] = sorted(tried, key=lambda t: -t["episodes_per_second"])
+        for name, choices in (("ours", OURS), ("trl", THEIRS)):
+            speed = partial(attempt, name)
+            trials[name] = common.trials(choices, "episodes_per_second", speed)
+            best[name] = {k: v for k, v in trials[name][0].items() if k != "episodes_per_second"}
             print(name, "trials:", trials[name], flush=True)
-    best = {name: {k: v for k, v in tried[0].items() if k != "episodes_per_second"} for name, tried in trials.items()}
     runs = []
     for seed in range(1 if args.quick else args.seeds):
         pair = {name: go(name, best[name], 2 if args.quick else args.updates, seed) for name in ("ours", "trl")}

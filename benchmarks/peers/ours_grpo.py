@@ -33,8 +33,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     out = tutelage.run(
         "grpo", model=job["sft"], reward=gold, data=job["prompts"], updates=job["updates"], batch_size=job["batch"],
         group_size=job["group"], minibatches=1, epochs=job["epochs"], max_tokens=16, kl_coef=job["beta"],
-        temperature=1.0, missing_eos_penalty=0.0, ptx_coef=0.0, precision=job["precision"], save_every=0,
-        sample_every=10**6, seed=job["seed"], gate=None,
+        temperature=1.0, missing_eos_penalty=0.0, ptx_coef=0.0, precision=job["precision"],
+        compiled=job["compiled"], save_every=0, sample_every=10**6, seed=job["seed"], gate=None,
         optimizer={"name": "adamw", "lr": job["lr"], "decay": 0.0, "warmup": 0.0, "betas": [0.9, 0.999], "eps": 1e-8},
         out=job["out"],
     )  # fmt: skip

@@ -28,7 +28,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     out = tutelage.run(
         "ppo", model=job["sft"], reward=job["reward"], data=job["prompts"], updates=job["updates"], batch_size=64,
         minibatches=1, epochs=4, max_tokens=16, kl_coef=job["kl_coef"], temperature=1.0, missing_eos_penalty=1.0,
-        ptx_coef=0.0, precision=job["precision"], save_every=0, sample_every=10**6, seed=job["seed"],
+        ptx_coef=0.0, precision=job["precision"], compiled=job["compiled"], save_every=0,
+        sample_every=10**6, seed=job["seed"],
         optimizer={"name": "adamw", "lr": job["lr"], "decay": 0.0, "warmup": 0.0, "betas": [0.9, 0.999], "eps": 1e-8},
         out=job["out"],
     )  # fmt: skip

@@ -42,7 +42,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         per_device_train_batch_size=job["batch"], gradient_accumulation_steps=1, num_generations=job["group"],
         num_iterations=job["epochs"], max_completion_length=16, temperature=1.0, beta=job["beta"], loss_type="grpo",
         epsilon=0.2, use_bias_correction_kl=False, learning_rate=job["lr"], lr_scheduler_type="constant",
-        gradient_checkpointing=False, bf16=job["precision"] == "bf16", report_to="none", save_strategy="no",
+        gradient_checkpointing=False, bf16=job["precision"] == "bf16", torch_compile=job["compiled"],
+        report_to="none", save_strategy="no",
         disable_tqdm=True, use_cpu=True, logging_steps=1, dataloader_pin_memory=False, log_completions=False,
         model_init_kwargs=None,
     )  # fmt: skip

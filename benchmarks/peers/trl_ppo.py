@@ -50,8 +50,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=4, local_rollout_forward_batch_size=64,
         response_length=16, stop_token="eos", temperature=1.0, missing_eos_penalty=1.0, kl_coef=job["kl_coef"],
         learning_rate=job["lr"], lr_scheduler_type="constant", gradient_checkpointing=False,
-        bf16=job["precision"] == "bf16", num_sample_generations=0, report_to="none", save_strategy="no",
-        disable_tqdm=True, use_cpu=True, logging_steps=1, dataloader_pin_memory=False,
+        bf16=job["precision"] == "bf16", torch_compile=job["compiled"], num_sample_generations=0,
+        report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, logging_steps=1,
+        dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=reward,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tutelage.engine.compiled import Compiled, Decode
+from tutelage.engine.parts import Part, shared_parts
 from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys, writer
 from tutelage.engine.prefixes import Prefixes
@@ -50,7 +51,8 @@ class Scheduler:
         self._gate = threading.Lock()
         self._incoming: list[Session] = []
         self._driven = False
-        self._parts: list[tuple[Session, Node, Tensor]] | None = None
+        self._parts: list[Part] | None = None
+        """Until rows join or leave."""
 
     def never_fits(self, prompt: int, n: int, new: int) -> str | None:
         """Why n samples of `new` tokens after a prompt of `prompt` can never be decoded, or None."""
@@ -282,13 +284,9 @@ class Scheduler:
             at += count
         ids = torch.cat([c.rows.last for c in cohorts])
         positions = torch.cat([c.base + c.own for c in cohorts])
-        more = [
-            Block(
-                index[None], session.stored[node.order], query_positions=positions[index][None],
-                key_positions=torch.arange(node.start, node.stop, device=self.rules.device)[None],
-            )
-            for session, node, index in self._shared_parts(cohorts)
-        ]  # fmt: skip
+        if self._parts is None:
+            self._parts = shared_parts(cohorts, self.rules.device)
+        more = [part.block(positions) for part in self._parts]
         with using(self.model, Plan(blocks, more, keepers)):
             logits = self.decode(ids, positions)[0].float()
         at = 0
@@ -309,21 +307,6 @@ class Scheduler:
             span, PoolKeys(cohort.pool, len(cohort.rows), longest), mask=mask, single=True,
             query_positions=(cohort.base + cohort.own)[:, None], key_positions=cohort.base[:, None] + place,
         )  # fmt: skip
-
-    def _shared_parts(self, cohorts: Sequence[Cohort]) -> list[tuple[Session, Node, Tensor]]:
-        """(session, kept node, the flat numbers of the rows below it), until rows join or leave."""
-        if self._parts is None:
-            found: dict[tuple[int, int], tuple[Session, Node, list[int]]] = {}
-            number = 0
-            for cohort in cohorts:
-                for seat in cohort.seats:
-                    for node in seat.session.chain(seat.group):
-                        key = (id(seat.session), node.order)
-                        found.setdefault(key, (seat.session, node, []))[2].append(number)
-                    number += 1
-            device = self.rules.device
-            self._parts = [(s, n, torch.tensor(rows, device=device)) for s, n, rows in found.values()]
-        return self._parts
 
     def _forward(self, ids: Tensor, positions: Tensor, plan: Plan, wanted: Tensor) -> Tensor:
         """float32 logits [M, V] at the wanted places."""

@@ -117,7 +117,8 @@ def _attend_op(
 ) -> Tensor:  # fmt: skip
     """The plug-in as one opaque operator of a compiled forward: the plan is this thread's current one."""
     assert _CURRENT.plan is not None
-    return _run(_CURRENT.plan, query, key, value, layer, How(scale, window, softcap), sinks).contiguous()
+    out = _run(_CURRENT.plan, query, key, value, layer, How(scale, window, softcap), sinks)
+    return out.to(query.dtype).contiguous()  # as promised below: under autocast the plan's own is another
 
 
 _LIBRARY = torch.library.Library("tutelage", "DEF")

@@ -125,9 +125,14 @@ _WANTED = _Wanted()
 def _narrow(module: nn.Module, args: Any, out: Any) -> Any:
     """A trunk's forward hook: of each row's states only the one at its wanted place goes on to the head."""
     states, places = getattr(out, "last_hidden_state", None), _WANTED.places
-    if states is None or places is None or states.ndim != 3 or states.shape[0] != len(places):
+    if states is None or places is None or states.ndim != 3:
         return None
-    if places.dtype == torch.bool:
+    if places.ndim == 2 and places.dtype == torch.int64:  # index_select: indexing's backward is slow on a CPU
+        rows, columns = places
+        out.last_hidden_state = states.flatten(0, 1).index_select(0, rows * states.shape[1] + columns)[None]
+    elif states.shape[0] != len(places):
+        return None
+    elif places.dtype == torch.bool:
         out.last_hidden_state = states[places][None]
     else:
         out.last_hidden_state = states[torch.arange(len(places), device=states.device), places][:, None]
@@ -138,7 +143,8 @@ def _narrow(module: nn.Module, args: Any, out: Any) -> Any:
 def predicting_at(model: Any, places_B: Tensor) -> Iterator[None]:
     """Within: forwards in this thread give logits [B, 1, V] at one place of each row, and the head computes no others.
 
-    Given bool [B, T] instead: logits [1, N, V] at the N places that are true.
+    Given bool [B, T] instead: logits [1, N, V] at the N places that are true; given int64 [2, N]: at N (row, place),
+    which may come more than once.
 
     Only where a model's head reads nothing but its trunk's last states, each by itself; the caller must have tried.
     """

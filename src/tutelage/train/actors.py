@@ -17,11 +17,12 @@ from tutelage.core.errors import ConfigError
 from tutelage.model.adapters import Adapters, LoraSettings, unload
 from tutelage.model.heads import RewardModel, ValueModel, create_reward_model
 from tutelage.model.hub import find_model_dir, reading, save_model
+from tutelage.train.compiled import Compiled
 from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.rewards import One, Several, each_reward, is_model
 from tutelage.train.scores import Ensemble, Rewards, Score, build_rewards, by_model, plain_score
-from tutelage.train.shared import Logits, takes_groups
+from tutelage.train.shared import Logits, compile_all, takes_groups
 from tutelage.train.update import Actors, Forward
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -88,19 +89,21 @@ def separate(
     seed: int,
     critic: bool = True,
     group: int = 1,
+    compile_in: str | None = None,
 ) -> Cast:
     """Models apart: policy, a frozen copy as reference, and with `critic` one that starts as the (first) reward model,
-    or as the SFT trunk where there is none."""
+    or as the SFT trunk where there is none. compile_in: the precision in which their forwards are compiled, if so."""
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     known = reward.first_model()
     policy.eval()  # dropout stays off in every forward, so old and new log-probs are of one function
-    mine = Logits(policy)
-    actors = Actors(mine, Logits(reference), share_prompts=group > 1 and takes_groups(mine))
+    mine, theirs = Logits(policy), Logits(reference)
+    actors = Actors(mine, theirs, share_prompts=group > 1 and takes_groups(mine))
+    is_compiled = compile_in is not None and compile_all([mine, theirs], actors.share_prompts, compile_in)
     parts: dict[str, Any] = {"policy": policy}
     if critic:
         start = next(iter(known.values()), None) or create_reward_model(policy, tokenizer, seed=seed)
-        actors.critic = parts["critic"] = ValueModel.from_reward(start)
-        parts["critic"].requires_grad_(True).eval()
+        value = parts["critic"] = ValueModel.from_reward(start).requires_grad_(True).eval()
+        actors.critic = Compiled(value) if is_compiled else value
     actors.policy_optim = parts["policy_optim"] = Optimizers(policy, optimizer)
     if critic:
         actors.critic_optim = parts["critic_optim"] = Optimizers(parts["critic"], optimizer)

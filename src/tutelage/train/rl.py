@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.core.config import StageConfig
@@ -88,11 +88,20 @@ class RlConfig(RewardKeys, WatchKeys):
     RL tends to raise the reward and not the quality: it is said aloud, and gate_passed is false in the summary."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
+    compiled: bool = False
+    """Sample and train through torch.compile: the first update costs half a minute or more, later ones are quicker.
+    With method=full."""
     save_every: int = Field(10, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
     sample_every: int = Field(10, ge=1)
     """Updates between rows of samples.jsonl."""
     optimizer: OptimConfig = OptimConfig(name="adamw", lr=5e-4, decay=0.4, eps=1e-5, warmup=0.05)
+
+    @model_validator(mode="after")
+    def _compiled_in_full(self) -> RlConfig:
+        if self.compiled and self.method == "lora":
+            raise ValueError("compiled=true needs method=full: adapters are switched between forwards")
+        return self
 
 
 @dataclass
@@ -132,9 +141,12 @@ def reinforce(
     if shards:
         known["text_loss_before"] = text_loss(policy, shards, config.ptx_block)
     common = (policy, tokenizer, config.setting(), config.optimizer, config.temperature, config.seed)
-    lora = config.method == "lora"
-    cast = shared(*common, config.lora, critic, group) if lora else separate(*common, critic, group)
-    engine = LocalEngine(policy, tokenizer)
+    precision = settle_precision(run, config.precision)
+    if config.method == "lora":
+        cast = shared(*common, config.lora, critic, group)
+    else:
+        cast = separate(*common, critic, group, precision if config.compiled else None)
+    engine = LocalEngine(policy, tokenizer, bf16=precision == "bf16", compiled=config.compiled)
     rows = prompts(config.data, "train", config.prompts, config.seed, run.bad_rows)
     rows = encode_prompts(rows, tokenizer, engine.context_length, config.max_tokens, config.data, run.bad_rows)
     ptx = None
@@ -143,7 +155,7 @@ def reinforce(
         ptx = BlockLoader(text, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31)
     state = Values(curve=[], last={}, seconds=0.0)
     function = truth(config.data, config.gold)
-    gold, precision = by_function(function) if function else None, settle_precision(run, config.precision)
+    gold = by_function(function) if function else None
     watch = _watch(config, run, cast, tokenizer, gold is not None)
     scene = Scene(config, run, cast, engine, rows, ptx, kl, state, precision, gold, improve, group, watch, leave_open)
     parts = {**cast.parts, "kl": kl, "state": state, "watch": watch} | ({"ptx": ptx} if ptx else {})

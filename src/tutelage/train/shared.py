@@ -7,16 +7,23 @@ the first ratio stays exactly 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.core.runtime import autocast
 from tutelage.loss.lm import at_least_fp32, entropy_from_logits
+from tutelage.model.forward import predicting_at
+from tutelage.train.compiled import compiled, layers_of
 from tutelage.train.packs import ATTENTION_SHARE, TOLERANCE
+
+log = logging.getLogger("tutelage")
 
 
 @dataclass(frozen=True)
@@ -42,21 +49,52 @@ class Logits:
         self.model, self.enter = model, enter
         config = model.config.get_text_config()
         self.width = int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0) or 1)
+        self.layers: list[Any] = []
+        """Those that run compiled (see `compile_all`)."""
 
     def __call__(self, tokens: Tensor, attention: Tensor) -> Tensor:
-        if self.enter:
-            self.enter()
-        return self.model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
+        return self._logits(input_ids=tokens, attention_mask=attention)
 
     def packed(self, pack: Packed) -> Tensor:
-        """Logits [G, P, V]."""
-        if self.enter:
-            self.enter()
+        """Logits [N, V] at the places that predict response tokens; the head computes no others."""
         dtype = next(self.model.parameters()).dtype
         bias = torch.zeros(pack.seen.shape, dtype=dtype).masked_fill_(~pack.seen, torch.finfo(dtype).min)
-        return self.model(
-            input_ids=pack.ids, attention_mask=bias, position_ids=pack.positions, use_cache=False
-        ).logits  # fmt: skip
+        with predicting_at(self.model, torch.stack([pack.rows, pack.columns])):
+            return self._logits(input_ids=pack.ids, attention_mask=bias, position_ids=pack.positions)[0]
+
+    def _logits(self, **inputs: Tensor) -> Tensor:
+        if self.enter:
+            self.enter()
+        with compiled(self.layers):
+            logits = self.model(**inputs, use_cache=False).logits
+        return logits if torch.is_grad_enabled() else logits.detach()
+
+
+def compile_all(forwards: Sequence[Logits], share_prompts: bool, precision: str) -> bool:
+    """Compile the layers of models of one kind, of which the first is trained. False where there is no compiler or it
+    cannot take the model: the layers then run as they are, and a line says so.
+
+    The program is made on inputs of a fixed size before the first update: what it makes of sizes is the same in a run
+    and in its resumption.
+    """
+    first = forwards[0]
+    for forward in forwards:
+        forward.layers = layers_of(forward.model)
+        forward.model.requires_grad_(True)  # of the reference too: see `compiled`
+    vocab, groups, start, said = first.model.get_input_embeddings().num_embeddings, 8, 9, 16
+    tokens = (torch.arange(groups * (start + said)) % vocab).view(groups, -1).repeat_interleave(8, 0)
+    mask = (torch.arange(tokens.shape[1] - 1) >= start - 1).float().expand(len(tokens), -1)
+    pack = pack_rows(tokens, mask, [row // 8 for row in range(len(tokens))]) if share_prompts else None
+    try:
+        with autocast(precision), torch.enable_grad():
+            made = first.packed(pack) if pack is not None else first(tokens, torch.ones_like(tokens))
+            made.float().logsumexp(-1).sum().backward()
+    except Exception as problem:  # whatever a compiler raises, the models themselves still run
+        log.warning("training without torch.compile: %s: %s", type(problem).__name__, (str(problem) or " ")[:200])
+        for forward in forwards:
+            forward.layers = []
+    first.model.zero_grad(set_to_none=True)
+    return bool(first.layers)
 
 
 def pack_rows(tokens: Tensor, mask: Tensor, groups: list[int], pad_id: int = 0) -> Packed | None:
@@ -67,39 +105,41 @@ def pack_rows(tokens: Tensor, mask: Tensor, groups: list[int], pad_id: int = 0) 
     lengths = mask.sum(1).int().tolist()
     if min(lengths) < 1:
         return None
+    given = tokens.numpy()
     lines: list[list[int]] = []
     for row, group in enumerate(groups):
         if row and group == groups[row - 1]:
             first, start = lines[-1][0], starts[row]
-            if start != starts[first] or not torch.equal(tokens[row, :start], tokens[first, :start]):
+            if start != starts[first] or not np.array_equal(given[row, :start], given[first, :start]):
                 return None
             lines[-1].append(row)
         else:
             lines.append([row])
     P = max(starts[line[0]] + sum(lengths[r] for r in line) for line in lines)
-    ids, positions = torch.full((len(lines), P), pad_id), torch.zeros(len(lines), P, dtype=torch.long)
-    segment = torch.full((len(lines), P), -1)
-    at: list[tuple[Tensor, ...]] = []
+    ids, positions = np.full((len(lines), P), pad_id), np.zeros((len(lines), P), dtype=np.int64)
+    segment = np.full((len(lines), P), -1)
+    at: list[tuple[np.ndarray, ...]] = []
     for g, line in enumerate(lines):
         start = starts[line[0]]
-        ids[g, :start], positions[g, :start], segment[g, :start] = tokens[line[0], :start], torch.arange(start), 0
+        ids[g, :start], positions[g, :start], segment[g, :start] = given[line[0], :start], np.arange(start), 0
         end = start
         for number, row in enumerate(line, 1):
             n = lengths[row]
-            said = slice(end, end + n)
-            ids[g, said], segment[g, said] = tokens[row, start : start + n], number
-            positions[g, said] = torch.arange(start, start + n)
-            columns = torch.arange(end - 1, end + n - 1)
+            said, place = slice(end, end + n), np.arange(start, start + n)
+            ids[g, said], segment[g, said], positions[g, said] = given[row, start : start + n], number, place
+            columns = np.arange(end - 1, end + n - 1)
             columns[0] = start - 1  # the prompt's last token predicts every answer's first
-            at.append((torch.full((n,), g), columns, row * (T - 1) + torch.arange(start - 1, start - 1 + n)))
+            at.append((np.full(n, g), columns, row * (T - 1) + place - 1))
             end += n
-    rows, columns, places = (torch.cat(x) for x in zip(*at))
+    lines_at, columns_at, places = (torch.from_numpy(np.concatenate(x)) for x in zip(*at))
+    part = torch.from_numpy(segment)
     before = torch.ones(P, P, dtype=torch.bool).tril()
-    seen = before & ((segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0))
-    seen &= segment[:, None, :] >= 0
+    seen = before & ((part[:, :, None] == part[:, None, :]) | (part[:, None, :] == 0))
+    seen &= part[:, None, :] >= 0
     seen |= torch.eye(P, dtype=torch.bool)  # padding sees itself, so that no row of the softmax is empty
     targets = tokens[:, 1:].reshape(-1)[places]
-    return Packed(ids, positions, seen[:, None], rows, columns, targets, places, (b, T - 1))
+    flat, where = torch.from_numpy(ids), torch.from_numpy(positions)
+    return Packed(flat, where, seen[:, None], lines_at, columns_at, targets, places, (b, T - 1))
 
 
 def cheaper(pack: Packed, shape: tuple[int, int], width: int) -> bool:
@@ -116,7 +156,7 @@ def packed_logprobs(
     forward: Logits, pack: Packed, temperature: float, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [b, T-1] of the response tokens, 0 elsewhere, and (detached) their distributions' entropies."""
-    logits = at_least_fp32(forward.packed(pack)[pack.rows, pack.columns])
+    logits = at_least_fp32(forward.packed(pack))
     if temperature != 1.0:
         logits = logits / temperature
     flat = -F.cross_entropy(logits, pack.targets, reduction="none")
