@@ -17,7 +17,8 @@ from tutelage.report.reward import curve_sheet, read_report, sheets
 def folder_sheets(folder: Path) -> list[Sheet]:
     """The sheets of a run directory: of a reward model's report, of studies, of in-context training."""
     summary = read_json(folder / "summary.json")
-    return [*sheets(read_report(folder)), *filter(None, [curve_sheet(summary), study_sheet(summary), before_after_sheet(summary)])]
+    own = (curve_sheet(summary), study_sheet(summary), before_after_sheet(summary))
+    return [*sheets(read_report(folder)), *(sheet for sheet in own if sheet)]
 
 
 def console_tables(folder: Path) -> list[Table]:
