@@ -120,6 +120,7 @@ def hold_model(ledger: Ledger, model: nn.Module) -> None:
 def _each_shape_once() -> Iterator[None]:
     """Within: Muon's iteration is walked through once for every shape of stack. A further stack of it comes to the
     same state and leaves the same, so it adds nothing to the highest moment, and a large model has hundreds."""
+    module: Any = optim
     whole = optim.orthogonalise
     seen: set[torch.Size] = set()
 
@@ -129,11 +130,11 @@ def _each_shape_once() -> Iterator[None]:
         seen.add(stack.shape)
         return whole(stack, *settings)
 
-    optim.orthogonalise = once
+    module.orthogonalise = once
     try:
         yield
     finally:
-        optim.orthogonalise = whole
+        module.orthogonalise = whole
 
 
 def hold_optimizer(ledger: Ledger, optimizers: Any) -> None:
