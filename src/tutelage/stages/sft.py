@@ -91,7 +91,7 @@ class SftConfig(StageConfig):
     save_every: int = Field(100, ge=0)
     """Steps between checkpoints; 0: only at the end and when stopped."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=3e-3)
-    """Unless given: for adapters AdamW, at the rates of ADAPTER_RATES."""
+    """Adapters: AdamW at the rates of ADAPTER_RATES, unless a key of it is given; then name what else is wanted too."""
 
     @model_validator(mode="before")
     @classmethod
