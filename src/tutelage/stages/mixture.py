@@ -66,8 +66,8 @@ class MixtureConfig(StageConfig):
         return self
 
     def named_files(self) -> dict[str, str]:
-        """The files of the tasks."""
-        out = {"ready": self.ready} if self.ready else {}
+        """Descriptions, and the training files that they or the built-in tasks name."""
+        out: dict[str, str] = {}
         for number, name in enumerate(self.tasks):
             if name.endswith(".toml"):
                 out[f"tasks.{number}"] = name
