@@ -44,6 +44,8 @@ def test_ranks_and_losses_are_those_of_plain_forwards(engine, logprob, tasks):
         gold = int(number) % 4 > 0
         assert row["right"] == int((yes > no) == gold) and row["chance"] == 0.5 and row["majority"] == int(gold)
         assert row["nats"] == pytest.approx(-(yes if gold else no), abs=1e-4)
+        sizes = [len(engine.encode(context + a)) - len(engine.encode(context)) for a in ("no", "yes")]
+        assert row["right_by_token"] == int((yes / sizes[1] > no / sizes[0]) == gold)
 
 
 def test_an_input_that_is_too_long_loses_its_middle(engine, tasks):
@@ -54,8 +56,9 @@ def test_an_input_that_is_too_long_loses_its_middle(engine, tasks):
 
 def test_intervals_resample_examples_and_add_what_seeds_move():
     def rows(rights):
-        return [{"cluster": "c", "template": t, "case": f"x{i}", "nats": 2.0, "tokens": 4, "right": right,
-                 "chance": 0.5, "majority": 1} for i, right in enumerate(rights) for t in ("a", "b")]  # fmt: skip
+        same = {"cluster": "c", "nats": 2.0, "tokens": 4, "right_by_token": 1, "chance": 0.5, "majority": 1}
+        cases = [(f"x{i}", right, t) for i, right in enumerate(rights) for t in ("a", "b")]
+        return [{**same, "case": case, "right": right, "template": t} for case, right, t in cases]
 
     found = summarised([rows([1, 0, 1, 0] * 10)])["c"]
     assert found["accuracy"] == 0.5 and found["loss"] == found["loss_low"] == found["loss_high"] == 0.5

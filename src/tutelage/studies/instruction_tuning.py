@@ -157,8 +157,8 @@ def _measured(
     """The rows of icl.held_out.measure, kept in the part's folder."""
 
     def work(inner: RunDir) -> dict[str, Any]:
-        engine = load(model, "cpu")
-        fitting = Fitting(engine.tokenizer, config.max_length)
+        engine: Any = load(model, "cpu")
+        fitting = Fitting(engine.tokenizer, min(config.max_length, engine.context_length))
         rows = measure(engine, held, fitting, config.limit, chat)
         write_atomic(inner.path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return dict(summarised([rows]))
