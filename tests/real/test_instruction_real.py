@@ -25,7 +25,7 @@ def test_more_than_a_hundred_templates_become_rows_that_fit_a_real_model(real_da
     })  # fmt: skip
     made = read_summary(out)
     assert made["rows"] == 400 and "paraphrase" not in made["clusters"] and made["cut"] > 0
-    assert set(made["forms"]) == {"zero_shot", "few_shot"} and made["answers_too_long"] > 0
+    assert set(made["forms"]) == {"zero_shot", "few_shot"} and made["answers_left_out"] > 0
     rows = [json.loads(line) for line in (out / "sft.jsonl").open(encoding="utf-8")]
     assert not any("<|endoftext|>" in row["completion"] for row in rows)
 
