@@ -216,7 +216,7 @@ def test_bad_input_names_what_is_wrong(folder):
     with pytest.raises(ConfigError, match="leave nothing"):
         chosen(sets, ("paws",), ("paraphrase",))
     with pytest.raises(ConfigError, match="chain_of_thought=0.5: no task has a chain of thought"):
-        Mixture([some(4)], 10, 3, Forms(chain_of_thought=0.5), Fitting(), 0).plan()
+        Mixture([some(4)], 10, 3, Forms(0.5, 5, 0.5, 0.3, 0.5), Fitting(), 0).plan()
     (folder / "p3" / "own.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     with pytest.raises(DataError, match=r"own.jsonl:1: no text 'completion'"):
         ready_tasks(folder / "p3")

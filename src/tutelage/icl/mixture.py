@@ -65,11 +65,11 @@ class DataSet:
 class Forms:
     """Shares of the rows, each 0..1, and how many demonstrations a few-shot row has at most."""
 
-    few_shot: float = 0.5
-    shots: int = 5
-    options: float = 0.5
-    turned: float = 0.3
-    chain_of_thought: float = 0.05
+    few_shot: float
+    shots: int
+    options: float
+    turned: float
+    chain_of_thought: float
 
 
 def data_set(task: Task, cap: int, seed: int) -> DataSet:
