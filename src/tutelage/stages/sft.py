@@ -65,7 +65,7 @@ class SftConfig(StageConfig):
     """With packing: rows are first put into blocks of so many tokens, best fit decreasing, and batch_size counts
     blocks, so that every step has nearly the same number of tokens. At least the longest row."""
     checkpointing: bool = False
-    """Activations are computed again in the backward pass instead of kept: less memory, about a third more time."""
+    """Activations are computed again in the backward pass instead of kept: less memory, more time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU and on a CPU that was measured to be quicker with it."""
     ptx_data: str | None = None
