@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.core.errors import ConfigError
 from tutelage.core.config import build
+from tutelage.core.errors import ConfigError
 from tutelage.core.records import BadRows
 from tutelage.model.hub import load_model
 from tutelage.pipeline.stages import launch, read_summary
