@@ -111,6 +111,9 @@ class SftConfig(StageConfig):
 ADAPTER_RATES = {"lora": 2e-3, "dora": 2e-3, "ia3": 1e-2, "prompt": 3e-2, "ptuning": 3e-3, "prefix": 3e-2}
 """Peak learning rates of adapters: fewer parameters take larger steps."""
 
+EVALUATED_TOKENS = 8192
+"""Tokens of a batch of held-out rows: measuring the loss should not need more memory than training."""
+
 Rows = list[dict[str, Any]]
 Encoded = list[dict[str, list[int]]]
 
@@ -193,7 +196,8 @@ def answer_loss(
     sums = {"val_loss": 0.0, "val_content_loss": 0.0}
     counts = dict.fromkeys(sums, 0)
     rows = sorted(rows, key=lambda row: len(row["input_ids"]))  # rows of a like length together: less padding
-    for batch in RowLoader(rows, batch_size=64, pad_id=pad_id, epochs=1, shuffle=False):
+    many = min(64, max(1, EVALUATED_TOKENS // len(rows[-1]["input_ids"])))
+    for batch in RowLoader(rows, batch_size=many, pad_id=pad_id, epochs=1, shuffle=False):
         nats, labels = answer_nats(model, batch, head)
         for key, mask in (("val_loss", labels >= 0), ("val_content_loss", labels != end_id)):
             sums[key] += float(nats[mask].sum())
