@@ -1,5 +1,6 @@
 PY := .venv/bin/python
 export TOKENIZERS_PARALLELISM := false
+WORKERS ?= 2
 
 .PHONY: help install install-eval demo test test-real soak bench lint
 help:            ## this list
@@ -18,8 +19,9 @@ install-eval: install   ## lm-eval as well (460 MB, 50 packages): python -m tute
 demo: install    ## raw text to chat assistant on the embedded world: table, summary.json, report.html in runs/demo
 	.venv/bin/tutelage run recipes/demo.toml out=runs/demo
 
-test: install    ## the tests, in minutes; no data needed
-	$(PY) -m pytest -m "not real and not slow"
+# two processes of one thread each: small models gain nothing from a second thread
+test: install    ## the tests, in minutes; no data needed (WORKERS=1: one after another)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not real and not slow"
 
 test-real: install   ## the tests on real data and models (TUTELAGE_DATA names their folder)
 	$(PY) -m pytest -m real
