@@ -52,6 +52,8 @@ def test_killed_three_times_and_no_bit_is_another(command, chain, tmp_path, kind
         time.sleep(rng.uniform(0.2, 1.0) * share * length)
         if number == 1:
             process.until(lambda: half_written(killed))
+        elif number == 2:
+            process.until(lambda: any((killed / "checkpoints").glob("step-*")))
         assert process.kill() == -9
         manifest = json.loads((killed / "manifest.json").read_text())
         assert manifest["status"] == "running" and not (killed / "model").exists()
