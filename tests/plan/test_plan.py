@@ -1,6 +1,7 @@
 """The planner's memory against closed forms, and the verb."""
 
 import json
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,23 @@ def test_what_does_not_fit_is_said_with_the_way_out():
     found = _run("pretrain", "model=preset:gpt3-6.7b", "vocab_size=50257", "gpus=RTX4090")
     assert found.exit_code == 0, found.output
     assert "not one sequence fits; try checkpointing=true" in found.output
+
+
+def test_the_time_of_a_step_is_that_of_the_measured_run(chain, tmp_path):
+    """The plan of the same training at the measured utilisation takes the tokens a second of its log."""
+    run, out = chain / "pretrain", tmp_path / "plan.json"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    keys = ["model=preset:laptop-0.3m", "vocab_size=400", "batch_size=8", "block_size=64", "steps=20"]
+    found = _run("pretrain", *keys, f"mfu={run}", f"out={out}")
+    assert found.exit_code == 0, found.output
+    (stage,) = json.loads(out.read_text())["stages"]
+    speed = statistics.median(row["tokens_per_second"] for row in rows[1:])
+    assert stage["mfu_source"] == "measured" and stage["step_seconds"] == pytest.approx(8 * 64 / speed, rel=0.02)
+    for words, said in (
+        ([f"mfu={chain / 'sft'}"], "expected a share such as 0.4, or the directory of a finished run of pretrain"),
+        ([f"mfu={run}", "gpus=H100"], "that run was on cpu, gpus= names H100"),
+    ):
+        assert said in str(_run("pretrain", *keys, *words).exception)
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,14 @@ def _place(identity: dict[str, Any], key: str) -> tuple[Any, Any]:
     return place, path[-1]
 
 
-KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints")
+PARTS = "parts"
+"""Folder of what a stage has finished of its parts, each a folder of its own; it goes when the run is finished."""
+KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints", PARTS)
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
 
 
+NO_PART = ("out", "workers")
+"""Keys that say where and by how many, which changes nothing about the result."""
 BEGUN = ("python", "versions", "commit", "cpu")
 """What else decides about the last bits: a run resumed on another machine or code is told so."""
 
@@ -65,7 +69,7 @@ class RunDir:
     def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None):
         self.path = Path(path)
         self.kind = kind
-        self.config = _drop_none({k: v for k, v in dict(config).items() if k != "out"})
+        self.config = _drop_none({k: v for k, v in dict(config).items() if k not in NO_PART})
         self.parents: list[dict[str, str]] = []
         self.bad_rows = BadRows(self.config.pop("on_bad_row", "stop"))  # what is skipped is no part of the identity
         identity = _drop_none(self.config)

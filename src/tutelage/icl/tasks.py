@@ -30,6 +30,7 @@ from tutelage.icl.prompts import _FIELD, Format
 from tutelage.schoolroom.incontext import label_task
 from tutelage.text.chat import GPT3_END
 from tutelage.text.corpus import read_rows
+from tutelage.text.hub_data import hub_parts, open_hub
 
 Metric = Literal["exact", "f1", "number", "math"]
 
@@ -197,7 +198,7 @@ def rows_of(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def files_of(source: str) -> list[str]:
     """The files and folders on this machine that `rows_of` reads; none for a set that the datasets library fetches."""
     if source.startswith("hf:"):
-        return [folder] if Path(folder := _hub_parts(source)[0]).exists() else []
+        return [folder] if Path(folder := hub_parts(source, "test")[0]).exists() else []
     if source.startswith("schoolroom:"):
         return []
     parts = source.split("+", 1) if "+" in source and source.endswith(".txt") else [source]
@@ -245,27 +246,9 @@ def _parallel(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _hub(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of `hf:name[:config][:split]`: a hub's name, a folder of data files, or one that save_to_disk wrote."""
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(f"{source}: needs the datasets library (pip install datasets), or a local file") from None
-    name, config, split = _hub_parts(source)
-    try:
-        if any((Path(name) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
-            rows = datasets.load_from_disk(name)
-            rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
-        else:
-            rows = datasets.load_dataset(name, config or None, split=split)
-    except Exception as error:  # whatever the library raises: a missing set, no network, a broken file
-        raise DataError(f"{source}: {type(error).__name__}: {error}") from error
+    rows = open_hub(source, "test")
     for number, row in enumerate(rows, 1):
         yield f"{source}:{number}", dict(row)
-
-
-def _hub_parts(source: str) -> tuple[str, str, str]:
-    """(name, configuration, split) of `hf:name[:config][:split]`; the split is test if none is given."""
-    name, *more = source.removeprefix("hf:").split(":")
-    return name, more[0] if len(more) > 1 else "", more[-1] if more else "test"
 
 
 def _beside(source: str, base: Path) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
@@ -21,7 +21,8 @@ from tutelage.pipeline.recipe import Step
 from tutelage.pipeline.recipe import plan as read_recipe
 from tutelage.pipeline.stages import config_class
 from tutelage.plan.estimate import Estimate, Machine, estimate
-from tutelage.plan.hardware import parse_gpus
+from tutelage.plan.hardware import Hardware, parse_gpus
+from tutelage.plan.measured import measured_mfu
 from tutelage.plan.works import WORKS, Unknown
 
 
@@ -38,8 +39,9 @@ class PlanConfig(BaseModel):
     """Ranks that share each layer (the devices divide by it)."""
     checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again in the backward pass."""
-    mfu: float | None = Field(None, gt=0, le=1)
-    """Share of the peak that does the model's work; 0.4 is assumed on GPUs, 0.3 on a CPU."""
+    mfu: Annotated[float, Field(gt=0, le=1)] | str | None = None
+    """Share of the peak that does the model's work, or the directory of a run of pretrain whose log says it; without it
+    0.4 is assumed on GPUs, 0.3 on a CPU."""
     price: float | None = Field(None, ge=0)
     """Of a device and hour, in any currency."""
     tokens: float | None = Field(None, gt=0)
@@ -93,6 +95,7 @@ def plan_steps(steps: list[Step], config: PlanConfig) -> Plan:
     device = "cpu" if hardware.is_cpu else "cuda"
     known: dict[str, Any] = {}
     vocab = {s.values["out"]: int(s.values.get("vocab_size", 768)) for s in steps if s.kind == "tokenizer"}
+    mfu, mfu_source = _mfu(config.mfu, hardware)
     stages, others = [], []
     for step in steps:
         if step.kind not in WORKS:
@@ -101,16 +104,22 @@ def plan_steps(steps: list[Step], config: PlanConfig) -> Plan:
         stage = build(config_class(step.kind), step.values, step.name)
         model = known[step.values.get("out", step.name)] = _model(step, stage, known, vocab, config.vocab_size)
         work = WORKS[step.kind](step.name, stage, model, device, unknown)
-        mfu = config.mfu or MFU["cpu" if hardware.is_cpu else "gpu"]
         machine = Machine(
             hardware, count, config.tensor_parallel, "ddp" if config.parallel == "auto" else config.parallel,
-            config.checkpointing, mfu, "given" if config.mfu else "assumed", config.price,
+            config.checkpointing, mfu, mfu_source, config.price,
         )  # fmt: skip
         found = estimate(work, machine)
         if config.parallel == "auto" and not found.fits and machine.data > 1:
             found = estimate(work, Machine(**{**machine.__dict__, "parallel": "fsdp"}))
         stages.append(found)
     return Plan(stages, others)
+
+
+def _mfu(given: float | str | None, hardware: Hardware) -> tuple[float, str]:
+    """The utilisation, and where it is from."""
+    if isinstance(given, str):
+        return measured_mfu(given, hardware), "measured"
+    return (given, "given") if given else (MFU["cpu" if hardware.is_cpu else "gpu"], "assumed")
 
 
 def _single(kind: str, values: Mapping[str, Any]) -> Step:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from tutelage.core.config import StageConfig, build
 from tutelage.core.errors import ConfigError, Interrupted, RunError
-from tutelage.core.rundir import RunDir, read_manifest
+from tutelage.core.rundir import PARTS, RunDir, read_manifest
 from tutelage.core.runtime import generators_kept, keep_memory, reseed, set_threads
 from tutelage.core.stop import StopFlag, stops_at_once, undisturbed
 
@@ -48,11 +48,11 @@ STUDIES = {
 name of a stage has "study-" before it here."""
 INPUTS = (
     "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
-    "ptx_data", "helpful", "constitution", "mix", "test", "check", "exemplars", "ready",
+    "ptx_data", "helpful", "constitution", "mix", "test", "check", "exemplars", "ready", "evaluation",
 )  # fmt: skip
-LISTS = ("reward", "held_out_rewards")
+LISTS = ("reward", "held_out_rewards", "evaluation")
 """Keys whose lists name files; those of others are patterns and the like."""
-NO_FILES = ("preset:", "schoolroom:", "arithmetic:", "http://", "https://")
+NO_FILES = ("preset:", "schoolroom:", "hf:", "arithmetic:", "http://", "https://")
 
 
 def config_class(kind: str) -> type[StageConfig]:
@@ -120,6 +120,8 @@ def _saved(out: Path) -> str:
     """What a run that was stopped between its steps can go on from, in words."""
     from tutelage.train.checkpoint import saved_steps
 
+    if parts := [p for p in (out / PARTS).glob("*/*") if not p.name.startswith(".")]:
+        return f"{len(parts)} finished parts are kept"
     steps = saved_steps(out / "checkpoints")
     return f"step {steps[-1]} is saved" if steps else "it had no checkpoint yet and begins anew"
 

@@ -48,15 +48,18 @@ def corpus_files(path: str | Path) -> list[Path]:
 
 
 class Meter:
-    """How much of a corpus has been read, in bytes on the disk: `done` of `total`."""
+    """How much of a corpus has been read, in bytes on the disk: `done` of `total`. `show` is told of every change."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, show: Callable[[int], None] | None = None) -> None:
         self.total = sum(file.stat().st_size for file in corpus_files(path))
         self.done = self._files = 0
+        self._show = show
 
     def at(self, position: int) -> None:
         """The current file is read up to here."""
         self.done = self._files + position
+        if self._show:
+            self._show(self.done)
 
     def close(self, file: Path) -> None:
         """A file is read to its end."""

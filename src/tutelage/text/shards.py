@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class ShardInfo:
     fingerprint: str
 
 
+def id_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype[Any]:
+    """The narrowest type that holds every id of the tokenizer."""
+    return np.dtype("<u2") if len(tokenizer) <= 1 << 16 else np.dtype("<u4")
+
+
 class _Writer:
     """Collects ids and cuts them into shard files of exactly `shard_tokens` (the last may be shorter)."""
 
@@ -46,7 +51,7 @@ class _Writer:
         self._held: list[np.ndarray] = []
         self._count = 0
 
-    def add(self, ids: list[int]) -> None:
+    def add(self, ids: Sequence[int] | np.ndarray) -> None:
         row = np.asarray(ids, dtype=np.int64)
         if row.min() < 0 or row.max() >= self.vocab:
             wrong = int(row.max() if row.max() >= self.vocab else row.min())
@@ -73,7 +78,7 @@ class _Writer:
 
 def write_shards(
     dir: str | Path,
-    documents: Iterable[list[int]],
+    documents: Iterable[Sequence[int] | np.ndarray],
     tokenizer: PreTrainedTokenizerBase,
     shard_tokens: int = 1 << 26,
 ) -> ShardInfo:
@@ -93,10 +98,9 @@ def write_shards(
 
 
 def _write(
-    folder: Path, documents: Iterable[list[int]], tokenizer: PreTrainedTokenizerBase, shard_tokens: int
+    folder: Path, documents: Iterable[Sequence[int] | np.ndarray], tokenizer: PreTrainedTokenizerBase, shard_tokens: int
 ) -> ShardInfo:
-    vocab = len(tokenizer)
-    dtype = np.dtype("<u2") if vocab <= 1 << 16 else np.dtype("<u4")
+    vocab, dtype = len(tokenizer), id_dtype(tokenizer)
     writer = _Writer(folder, dtype, vocab, shard_tokens)
     for ids in documents:
         if len(ids):

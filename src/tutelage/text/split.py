@@ -8,6 +8,7 @@ so every stage that reads the corpus (tokenizer, prepare) divides it alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from tutelage.core.errors import DataError
@@ -64,6 +65,54 @@ def _gather(documents: Iterator[str], limit: int) -> tuple[list[str], int]:
     return out, count
 
 
+@dataclass(frozen=True)
+class Division:
+    """The rule of one corpus: of its stretches of `size` characters the last of every `every` is held out."""
+
+    size: int
+    every: int
+
+    @property
+    def piece(self) -> int:
+        """Documents longer than two of these are cut."""
+        return max(self.size, _LEAST_PIECE)
+
+    def is_held(self, stretch: int) -> bool:
+        """Whether the stretch of this number is held out."""
+        return stretch % self.every == self.every - 1
+
+    def held(self, lengths: Iterable[int]) -> list[bool]:
+        """Which of the corpus's pieces of these many characters, in order, are held out."""
+        out: list[bool] = []
+        stretch = count = 0
+        for length in lengths:
+            out.append(self.is_held(stretch))
+            count += length
+            if count >= self.size:
+                stretch, count = stretch + 1, 0
+        return out
+
+
+def division(documents: Iterable[str], where: str = "corpus") -> Division:
+    """The rule of a corpus, of which the first 4 million characters are read (see `divide`, also for errors)."""
+    return _rule(*_gather(iter(documents), _SMALL), where)
+
+
+def _rule(front: list[str], count: int, where: str) -> Division:
+    if count >= _SMALL:
+        return Division(STRETCH, EVERY)
+    size = max(1, count // 200)
+    found = sum(1 for _ in stretches(front, size))
+    if not found:
+        raise DataError(f"{where}: no text; expected at least one document that is not blank")
+    if found < 2:
+        raise DataError(
+            f"{where}: {len(front)} document(s) in one piece: nothing can be held out, expected several "
+            "(a blank line ends a paragraph, a row is a document)"
+        )
+    return Division(size, min(EVERY, found))
+
+
 def divide(documents: Iterable[str], part: Literal["train", "heldout"], where: str = "corpus") -> Iterator[str]:
     """The documents of one part, in order; the two parts are disjoint and together are everything.
 
@@ -74,19 +123,13 @@ def divide(documents: Iterable[str], part: Literal["train", "heldout"], where: s
     """
     source = iter(documents)
     front, count = _gather(source, _SMALL)
-    if count < _SMALL:
-        small = list(stretches(front, max(1, count // 200)))
-        if not small:
-            raise DataError(f"{where}: no text; expected at least one document that is not blank")
-        if len(small) < 2:
-            raise DataError(
-                f"{where}: {len(front)} document(s) in one piece: nothing can be held out, expected several "
-                "(a blank line ends a paragraph, a row is a document)"
-            )
-        every = min(EVERY, len(small))
-        runs: Iterable[list[str]] = small
-    else:
-        every, runs = EVERY, stretches((d for group in (front, source) for d in group), STRETCH)
-    for number, run in enumerate(runs):
-        if (number % every == every - 1) == (part == "heldout"):
+    rule = _rule(front, count, where)
+    for number, run in enumerate(stretches((d for group in (front, source) for d in group), rule.size)):
+        if rule.is_held(number) == (part == "heldout"):
             yield from run
+
+
+def held_by_hash(digest: bytes) -> bool:
+    """Whether a document is held out by the hash of its words (text/duplicates.py): one in 20, whatever stands around
+    it, so that the sides stay when files are added."""
+    return int.from_bytes(digest[:8], "little") % EVERY == 0

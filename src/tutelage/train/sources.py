@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -17,7 +18,9 @@ from tutelage.core.records import BadRows, LabelRow, PromptRow, TextRow, check_r
 from tutelage.schoolroom import World
 from tutelage.schoolroom.rows import gold_reward, item_from_row, prompt_rows, sft_rows
 from tutelage.text.chat import as_messages
-from tutelage.text.corpus import Meter, read_rows, read_texts
+from tutelage.text.corpus import Meter, corpus_files, read_rows, read_texts
+from tutelage.text.hub_data import PREFIX, hub_pieces, hub_rows
+from tutelage.text.parts import Part, Side
 from tutelage.text.rankings import as_ranking, join_annotators
 from tutelage.train.rewards import Reward, as_function, load_function
 
@@ -64,6 +67,23 @@ def texts(
     faults: list[str] = []
     found = read_texts(data, document="paragraph", on_bad_row=_policy(bad), report=faults, meter=meter)
     yield from islice(_reporting(found, faults, bad), limit)
+
+
+def text_parts(data: str, side: Side | None) -> list[Part]:
+    """The files of a corpus, or the parts of a hub's data set (`hf:name[:config][:split]`), or all that a function
+    gives: what one worker reads at a time. `side`: of all its documents, None where they are to be divided."""
+    if data.startswith(PREFIX):
+        return [Part(f"{data} {n}", partial(_hub_texts, data, n), side=side) for n in range(hub_pieces(data))]
+    if is_function(data):
+        return [Part(data, partial(texts, data, "all", sys.maxsize), side=side)]
+    files = corpus_files(data)
+    return [Part(str(f), partial(texts, str(f), "all", sys.maxsize), f.stat().st_size, side) for f in files]
+
+
+def _hub_texts(data: str, part: int, bad: BadRows, meter: Meter | None = None) -> Iterator[str]:
+    for _, row in validate_rows(hub_rows(data, part), TextRow, bad):
+        if row["text"].strip():
+            yield row["text"]
 
 
 def conversations(data: str, split: str, limit: int, seed: int, bad: BadRows | None = None) -> list[Row]:
