@@ -81,13 +81,13 @@ def test_a_disk_that_became_read_only_is_said_and_what_was_saved_stays(disk, cha
     run.open()
     run.log({"step": 1, "loss": 1.0})
     save_checkpoint(run.path / "checkpoints", 1, {"a": torch.ones(4)})
+    run.close()  # a file system with a file open for writing cannot be made read-only
     remount(folder, "ro")
     with pytest.raises(RunError, match=r"step-2: cannot write .Read-only file system.; make room .*.step 1 is saved"):
         save_checkpoint(run.path / "checkpoints", 2, {"a": torch.ones(4)})
     with pytest.raises(RunError, match="samples.jsonl: cannot write .Read-only file system"):
         run.sample([{"step": 2}])
     run.fail(RunError("read-only"))
-    run.close()
     with pytest.raises(RunError, match="other: cannot be used as a run directory .Read-only file system"):
         launch("sft", {**given, "out": str(folder / "other")})
     remount(folder, "rw")

@@ -19,7 +19,7 @@ from tutelage.train.update import Actors, PassConfig, passes
 
 
 class Batches:
-    """Batches that are a function of the cursor; those of `scaled` are multiplied."""
+    """Batches that are a function of the cursor; the targets of those in `scaled` are multiplied."""
 
     def __init__(self, scaled):
         self.cursor, self.scaled, self.handed = 0, scaled, []
@@ -28,7 +28,7 @@ class Batches:
         self.handed = [self.cursor * 2, self.cursor * 2 + 1]
         self.cursor += 1
         x = torch.randn(2, 4, generator=torch.Generator().manual_seed(self.cursor))
-        return {"x": x * self.scaled.get(self.cursor, 1.0)}
+        return {"x": x, "y": self.scaled.get(self.cursor, 1.0)}
 
     def state_dict(self):
         return {"cursor": self.cursor}
@@ -38,7 +38,7 @@ class Batches:
 
 
 def objective(model, batch):
-    return (model(batch["x"]) - 1).pow(2).sum(), {"count": batch["x"].shape[0]}
+    return (model(batch["x"]) - batch["y"]).pow(2).sum(), {"count": batch["x"].shape[0]}
 
 
 class Dies(BaseException):
@@ -49,7 +49,7 @@ def go(path, scaled, steps=16, dies_at=0, **keys):
     """Train a small model on `Batches(scaled)`; returns its parameters."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    optimizers, loader = Optimizers(model, OptimConfig(lr=1e-2)), Batches(scaled)
+    optimizers, loader = Optimizers(model, OptimConfig(lr=1e-2, warmup=0, decay=0)), Batches(scaled)
     real = optimizers.clip
 
     def clip():
