@@ -26,8 +26,9 @@ test: install    ## the tests, in minutes; no data needed (WORKERS=1: one after 
 test-real: install   ## the tests on real data and models (TUTELAGE_DATA names their folder)
 	$(PY) -m pytest -m real
 
-soak: install    ## hours: 20 kills of the demo, the real-data chains in full, the studies; results in runs/soak
+soak: install    ## hours: 20 kills of the demo, 50 over all stages, the real-data chains in full, the studies; results in runs/soak
 	$(PY) benchmarks/kill_campaign.py --kills 20 --recipe recipes/demo.toml --out runs/soak/kills
+	$(PY) benchmarks/kill_campaign.py --kills 50 --recipe benchmarks/endurance.toml --out runs/soak/kills-everywhere
 	$(PY) benchmarks/real_text.py --full
 	$(PY) benchmarks/real_reward.py --full --control --speed
 	$(PY) benchmarks/real_rlhf.py --full

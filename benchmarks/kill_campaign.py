@@ -1,6 +1,7 @@
 """Does a recipe that is killed again and again end with the same numbers as one that never was?
 
     python benchmarks/kill_campaign.py --kills 20 --recipe recipes/demo.toml --out runs/soak/kills
+    python benchmarks/kill_campaign.py --kills 50 --recipe benchmarks/endurance.toml --out runs/soak/kills-everywhere
     python benchmarks/kill_campaign.py --kills 5 --recipe recipes/smoke.toml --out runs/kills pretrain.save_every=4
 
 The recipe runs unbroken into OUT/whole, then into OUT/killed, where its whole process group gets SIGKILL at random
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,12 +35,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import common
 
-TIMES = ("seconds", "tokens_per_second", "episodes_per_second", "status")
+TIMES = (
+    "seconds", "tokens_per_second", "episodes_per_second", "asking_seconds", "training_seconds", "status",
+)  # fmt: skip
 """Keys that may differ: times, speeds, and whether a stage was run by the last process or kept from one before."""
-HASHED = ("model/*", "tokenizer/*", "train/*", "validation/*")
+HASHED = ("model/*", "tokenizer/*", "train/*", "validation/*", "loop-*/model/*")
 COMPARE = "compare"
 """What a recipe does after its last stage."""
-ROWS = ("metrics.jsonl", "samples.jsonl", "rankings.jsonl", "heldout.jsonl")
+ROWS = ("*.jsonl", "loop-*/*.jsonl")
 
 
 @dataclass
@@ -200,11 +204,11 @@ def facts(out: Path, stages: list[str]) -> Iterator[tuple[str, Any]]:
         for pattern in HASHED:
             for file in sorted(folder.glob(pattern)):
                 yield f"{stage}/{file.relative_to(folder)}", hashlib.sha256(file.read_bytes()).hexdigest()
-        for name in ROWS:
-            if (folder / name).exists():
-                lines = (folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        for pattern in ROWS:
+            for file in sorted(folder.glob(pattern)):
+                lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
                 for number, row in enumerate(lines, 1):
-                    yield f"{stage}/{name}:{number}", bare(json.loads(row))
+                    yield f"{stage}/{file.relative_to(folder)}:{number}", bare(json.loads(row))
         yield f"{stage}/summary.json", bare(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
         yield f"{stage} left half-written", sorted(p.name for p in folder.rglob(".*") if p.name != ".lock")
         status = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -262,6 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     }  # fmt: skip
     (out / "result.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     aimed = sum(bool(k.half_written) for k in kills)
+    by_stage = Counter(kill.stage for kill in kills)
+    print("kills: " + "  ".join(f"{name} {by_stage[name]}" for name in seconds if by_stage[name]))
     print(f"{len(kills)} kills ({aimed} with something half-written), {len(one)} numbers and files compared")
     print(f"NOT equal: {len(found)} differences; the first: {found[0]}" if found else "equal: the same final numbers")
     return int(bool(found))

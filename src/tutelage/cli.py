@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from tutelage.core.errors import ConfigError, Interrupted, TutelageError
-from tutelage.core.stop import SIGNALS
+from tutelage.core.stop import SIGNALS, exit_code
 from tutelage.verbs import MAIN, STUDIES
 
 app = typer.Typer(
@@ -335,12 +335,13 @@ def models(words: Words = None) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's error is one line on stderr and exit code 1 (130 after Ctrl-C), never a traceback."""
+    """Entry point: a user's error is one line on stderr and exit code 1 (130 after Ctrl-C, 143 after SIGTERM), never
+    a traceback."""
     # the libraries' progress bars and advice would drown our own lines; who wants them sets these otherwise
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code, ran, deaf = 130, False, False  # 130: a KeyboardInterrupt from anywhere
+    code, ran, deaf = None, False, False
     while not deaf:
         try:
             if not ran:
@@ -352,7 +353,7 @@ def main() -> None:
             deaf = True
         except KeyboardInterrupt:
             continue
-    raise SystemExit(code)
+    raise SystemExit(exit_code() if code is None else code)  # None: a KeyboardInterrupt from anywhere
 
 
 def _run() -> int:
@@ -369,7 +370,7 @@ def _run() -> int:
         words = " ".join(str(error).split()) or type(error).__name__
         stopped = isinstance(error, Interrupted)
         errors.print(words if stopped else f"error: {words}", style="red", markup=False)
-        return 130 if stopped else 1
+        return exit_code() if stopped else 1
     return 0
 
 

@@ -1,13 +1,40 @@
 """What a process decides for itself is decided once: precision, random numbers per (seed, step), threads."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 import torch
 
 from tutelage.core import runtime
 from tutelage.core.runtime import cpu_prefers_bf16, generators_kept, reseed, set_threads
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_cpu_without_avx512_gets_fp32_and_bf16_still_works(name):
+    """As such a CPU would see it: oneDNN is told to use no more than AVX2."""
+    program = (
+        "import torch; from tutelage.core.runtime import autocast, cpu_has_bf16, resolve_precision\n"
+        "x = torch.full((16, 16), 0.5)\n"
+        "with autocast('bf16'): y = x @ x\n"
+        "print(cpu_has_bf16(), resolve_precision('auto'), y.dtype, float(y[0, 0]))"
+    )
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, name: "AVX2"})
+    assert done.stdout.split() == ["False", "fp32", "torch.bfloat16", "4.0"], done.stderr
+
+
+def test_threads_where_the_system_knows_no_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    assert set_threads() == 1
+    torch.set_num_threads(before)
 
 
 def test_the_first_verdict_on_bf16_holds_for_later_processes(tmp_path, monkeypatch):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.pipeline.recipe import plan
+from tutelage.pipeline.stages import STAGES
+
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "tokens_per_second", "episodes_per_second"}
 
@@ -61,6 +64,11 @@ def test_killed_three_times_and_no_bit_is_another(command, chain, tmp_path, kind
     assert last.wait() == 0, last.text()
     assert "goes on after step" in last.text()
     assert made(killed) == made(whole) and not half_written(killed)
+
+
+def test_the_campaign_kills_every_kind_of_stage():
+    _, steps, _ = plan(ROOT / "benchmarks/endurance.toml")
+    assert set(STAGES) - {step.kind for step in steps} == {"mixture"}
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@ def made(path):
     """Everything a run is asked for, without times."""
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     files = sorted((path / "model").glob("*"))
+    skipped = path / "skipped.jsonl"
     return {
+        "skipped": skipped.read_text() if skipped.exists() else "",
         "files": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
         "rows": json.dumps([{k: v for k, v in row.items() if k not in TIMES} for row in rows]),
         "summary": {k: v for k, v in read_summary(path).items() if k not in TIMES},
@@ -65,6 +67,7 @@ def t5(tmp_path_factory):
 SMALL = {"precision": "fp32", "save_every": 2}
 SFT = {**SMALL, "rows": 60, "held_rows": 20, "steps": 7, "batch_size": 8, "eval_every": 3}
 SOON = {"eval_every": 1, "patience": 4, "steps": 12, "optimizer": {"name": "adamw", "lr": 0.05, "warmup": 0.3}}
+STRICT = {"spike": 0.2, "window": 8, "skips": 8}  # leaves good steps out too
 PPO = {**SMALL, "prompts": 40, "updates": 5, "batch_size": 8, "minibatches": 2, "max_tokens": 6, "kl_target": 0.1}
 
 
@@ -96,6 +99,7 @@ def cases(chain, foreign, t5):
         "sft packed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True}),
         **{f"sft {m}": ("sft", {**SFT, "model": str(chain / "pretrain"), "method": m}) for m in METHODS if m != "full"},
         "sft that stops early": ("sft", {**SFT, **SOON, "model": str(chain / "sft")}),
+        "sft, strictly guarded": ("sft", {**SFT, "model": str(chain / "pretrain"), "steps": 14, "guard": STRICT}),
         "sft in blocks, recomputed": ("sft", {**SFT, "model": str(chain / "pretrain"), "packing": True,
                                               "block_size": 128, "batch_size": 2, "checkpointing": True}),
         "sft lora of a foreign model": ("sft", {**SFT, "model": str(foreign), "max_length": 96, "method": "lora"}),
@@ -104,6 +108,7 @@ def cases(chain, foreign, t5):
         "reward": ("reward", reward),
         "reward lora": ("reward", {**reward, "method": "lora", "features": False}),
         "ppo": ("ppo", ppo),
+        "ppo, strictly guarded": ("ppo", {**ppo, "updates": 7, "guard": STRICT}),
         "ppo lora": ("ppo", {**ppo, "method": "lora"}),
         "ppo that stops early": ("ppo", {**ppo, **early}),
         "grpo": ("grpo", {**ppo, "group_size": 4}),
@@ -126,7 +131,7 @@ def test_dying_anywhere_changes_no_bit(chain, foreign, t5, tmp_path, monkeypatch
     whole, _ = launch(kind, {**values, "out": str(tmp_path / "whole")})
     # before the first step, between two checkpoints, and before the second step of a resumed process
     last = broken(kind, values, tmp_path / "broken", monkeypatch, (1, 5, 7))
-    assert made(last) == made(whole)
+    assert made(last) == made(whole) and bool(made(whole)["skipped"]) == ("strictly" in name)
     assert not list(last.rglob(".*.part")) and not list(last.rglob(".*.old"))
 
 

@@ -37,6 +37,10 @@ def disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def remount(folder, option):
+    subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+
+
 def left(folder):
     """Half-written things that lie about."""
     return [p.name for p in folder.rglob(".*") if p.name != ".lock"]
@@ -70,6 +74,27 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk):
     assert step == 2 and state["a"].eq(2).all()
 
 
+def test_a_disk_that_became_read_only_is_said_and_what_was_saved_stays(disk, chain):
+    folder = disk(30_000)
+    given = {"model": str(chain / "pretrain"), "rows": 40, "held_rows": 8, "steps": 3, "save_every": 1}
+    run = RunDir(folder / "r", "demo", {})
+    run.open()
+    run.log({"step": 1, "loss": 1.0})
+    save_checkpoint(run.path / "checkpoints", 1, {"a": torch.ones(4)})
+    run.close()  # a file system with a file open for writing cannot be made read-only
+    remount(folder, "ro")
+    with pytest.raises(RunError, match=r"step-2: cannot write .Read-only file system.; make room .*.step 1 is saved"):
+        save_checkpoint(run.path / "checkpoints", 2, {"a": torch.ones(4)})
+    with pytest.raises(RunError, match="samples.jsonl: cannot write .Read-only file system"):
+        run.sample([{"step": 2}])
+    run.fail(RunError("read-only"))
+    with pytest.raises(RunError, match="other: cannot be used as a run directory .Read-only file system"):
+        launch("sft", {**given, "out": str(folder / "other")})
+    remount(folder, "rw")
+    assert run.open() == "resume" and load_latest(run.path / "checkpoints")[0] == 1
+    run.close()
+
+
 def test_a_model_that_does_not_fit_leaves_the_older_one(disk):
     tokenizer = train_tokenizer(["a word"] * 5, 300)
     model = create_model("laptop-0.3m", tokenizer, 64)
@@ -94,7 +119,7 @@ def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(chain, di
     assert not left(folder)
     manifest = read_manifest(folder / "run")  # None where not even that could be written
     assert manifest is None or manifest["status"] in ("failed", "running")
-    subprocess.run(["mount", "-o", "remount,size=40m", str(folder)], check=True)
+    remount(folder, "size=40m")
     out, ran = launch(kind, given)
     assert ran and read_manifest(out)["status"] == "finished"
     if kind == "sft":

@@ -6,6 +6,7 @@ is first moved to `.NAME.PID.old`, and if the process dies between the two renam
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -29,7 +30,8 @@ def write_atomic(path: Path, text: str) -> None:
         aside.replace(path)
         _sync(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only refuses this too
+            aside.unlink(missing_ok=True)
         raise unwritable(path, error) from error
 
 
@@ -54,7 +56,8 @@ def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], object]
         _sync(target.parent)
         shutil.rmtree(aside.with_suffix(".old"), ignore_errors=True)
     except BaseException as error:
-        sweep(target.parent, target.name)  # puts the older folder back if it was moved already
+        with contextlib.suppress(OSError):
+            sweep(target.parent, target.name)  # puts the older folder back if it was moved already
         if disk_refused(error):
             raise unwritable(target, error) from error
         raise

@@ -19,6 +19,10 @@ class RunError(TutelageError):
     """A run directory is in use, unfinished, from another configuration, or cannot be written."""
 
 
+class DivergedError(RunError):
+    """The training was no longer sound (not finite, or a spike), and its guard stopped it; what was sound is saved."""
+
+
 class RewardError(TutelageError):
     """A reward function raised, or returned something that is not one finite number per completion."""
 

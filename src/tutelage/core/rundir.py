@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,14 +47,14 @@ def _place(identity: dict[str, Any], key: str) -> tuple[Any, Any]:
     return place, path[-1]
 
 
+LOGS = ("metrics.jsonl", "samples.jsonl", "skipped.jsonl")
+"""Rows with a step, which a resumed run takes back as far as it goes back."""
 PARTS = "parts"
 """Folder of what a stage has finished of its parts, each a folder of its own; it goes when the run is finished."""
-KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints", PARTS)
+KEPT = (*LOGS, "summary.json", "model", "checkpoints", PARTS)
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
-
-
-NO_PART = ("out", "workers")
-"""Keys that say where and by how many, which changes nothing about the result."""
+UNBOUND = ("guard", "keep_checkpoints", "workers")
+"""Keys that are no part of the identity: how a run is looked after, and by how many, may be changed when it goes on."""
 BEGUN = ("python", "versions", "commit", "cpu")
 """What else decides about the last bits: a run resumed on another machine or code is told so."""
 
@@ -69,10 +70,10 @@ class RunDir:
     def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None):
         self.path = Path(path)
         self.kind = kind
-        self.config = _drop_none({k: v for k, v in dict(config).items() if k not in NO_PART})
+        self.config = _drop_none({k: v for k, v in dict(config).items() if k != "out"})
         self.parents: list[dict[str, str]] = []
         self.bad_rows = BadRows(self.config.pop("on_bad_row", "stop"))  # what is skipped is no part of the identity
-        identity = _drop_none(self.config)
+        identity = _drop_none({k: v for k, v in self.config.items() if k not in UNBOUND})
         for key, given in (inputs or {}).items():
             self.parents.append(parent_entry(given))
             place, last = _place(identity, key)
@@ -103,10 +104,15 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a+")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system gives it back, however we end
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {platform.node()}")
+            self._lock.flush()
         except BlockingIOError:
+            holder = (self.path / ".lock").read_text(encoding="utf-8")
             self.close()
-            raise RunError(f"{self.path}: in use by another process; wait for it or choose another out=") from None
+            words = f"in use by another process{f' ({holder})' if holder else ''}"
+            raise RunError(f"{self.path}: {words}; wait for it or choose another out=") from None
         except OSError as error:
             raise RunError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
 
@@ -170,7 +176,7 @@ class RunDir:
             "parents": self.parents,
             "seed": self.config.get("seed"),
             "started": old.get("started") or _now(),
-            **{k: old[k] for k in (*BEGUN, "device", "dtype", "threads", "warnings") if k in old},
+            **{k: old[k] for k in (*BEGUN, "device", "dtype", "threads", "guard", "warnings") if k in old},
         }
         here = environment()
         for key in BEGUN:
@@ -221,7 +227,7 @@ class RunDir:
 
     def sync(self) -> None:
         """Wait until metrics and samples are on the disk: before a checkpoint says that their steps are done."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in LOGS:
             try:
                 with (self.path / name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -231,8 +237,8 @@ class RunDir:
                 raise unwritable(self.path / name, error) from error
 
     def truncate_metrics(self, last_step: int) -> None:
-        """Drop metrics and samples after `last_step`: on resume the steps since the checkpoint are run again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        """Drop the logs' rows after `last_step`: on resume the steps since the checkpoint are run again."""
+        for name in LOGS:
             path = self.path / name
             if path.exists():
                 rows = [row for row in read_jsonl_tolerant(path) if row.get("step", 0) <= last_step]
@@ -240,7 +246,11 @@ class RunDir:
 
     def sample(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to samples.jsonl."""
-        path = self.path / "samples.jsonl"
+        self.append("samples.jsonl", rows)
+
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows to one of LOGS."""
+        path = self.path / name
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)

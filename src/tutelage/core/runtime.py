@@ -64,8 +64,16 @@ def generators_kept() -> Iterator[None]:
         np.random.set_state(kept[2])
 
 
+NO_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ONEDNN_MAX_CPU_ISA under which oneDNN multiplies no bf16, whatever the CPU could do."""
+
+
 def cpu_has_bf16() -> bool:
-    """True where the CPU multiplies bf16 natively (AVX512-BF16 or AMX): elsewhere bf16 is emulated and slower."""
+    """True where bf16 is multiplied natively (AVX512-BF16 or AMX, and oneDNN may use them): elsewhere it is emulated
+    and slower."""
+    cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    if cap.upper() in NO_BF16:
+        return False
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = next((line for line in file if line.startswith("flags")), "")
@@ -147,7 +155,8 @@ def set_threads(begun: int | None = None) -> int:
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0))
+    allowed = getattr(os, "sched_getaffinity", None)  # macOS has none
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # OpenMP allows a list, one number a level
     asked = int(first) if first.isdigit() else 0
     if begun and not asked and begun != cores:

@@ -9,6 +9,20 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received: list[int] = []
+
+
+def exit_code() -> int:
+    """128 + the last signal that came, as a shell reports a process that it ended: 130 of Ctrl-C, 143 of SIGTERM."""
+    return 128 + (_received[-1] if _received else signal.SIGINT)
+
+
+def _noted(handler: Callable[..., Any]) -> Callable[..., Any]:
+    def on(number: int, frame: Any) -> Any:
+        _received.append(number)
+        return handler(number, frame)
+
+    return on
 
 
 @contextmanager
@@ -17,7 +31,7 @@ def handled(handler: Callable[..., Any] | signal.Handlers) -> Iterator[None]:
     old = {}
     try:
         for sig in SIGNALS:
-            old[sig] = signal.signal(sig, handler)
+            old[sig] = signal.signal(sig, _noted(handler) if callable(handler) else handler)
     except ValueError:
         old = {}
     try:

@@ -123,9 +123,11 @@ class Sequences:
         self.draw, self.tokenizer, self.shots, self.batch_size = draw, tokenizer, shots, batch_size
         self.max_length, self.seed, self.channel, self.every = max_length, seed, channel, every
         self.position, self.dropped, self.too_long = 0, 0, 0
+        self.handed: list[int] = []  # the last batch's row numbers
 
     def __next__(self) -> Batch:
         rows = [self.row(number) for number in range(self.position, self.position + self.batch_size)]
+        self.handed = list(range(self.position, self.position + self.batch_size))
         self.position += self.batch_size
         return collate(rows, self.tokenizer.pad_token_id)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from tutelage.core.config import StageConfig, build
 from tutelage.core.errors import ConfigError, Interrupted, RunError
+from tutelage.core.memory import out_of_memory, ran_out
 from tutelage.core.rundir import PARTS, RunDir, read_manifest
 from tutelage.core.runtime import generators_kept, keep_memory, reseed, set_threads
 from tutelage.core.stop import StopFlag, stops_at_once, undisturbed
@@ -105,10 +106,13 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
             stopped = Interrupted(f"{out}: stopped; {_saved(out)}; the same command resumes")
             directory.fail(stopped, "stopped")
         raise stopped from None
-    except Exception as error:
+    except Exception as problem:
+        error = out_of_memory(str(out), problem, directory.config) if ran_out(problem) else problem
         with undisturbed():
             directory.fail(error, "stopped" if isinstance(error, Interrupted) else "failed")
-        raise
+        if error is problem:
+            raise
+        raise error from problem
     finally:
         directory.close()
     if stop.set:

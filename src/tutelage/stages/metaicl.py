@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.core.config import StageConfig
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine
@@ -24,6 +23,7 @@ from tutelage.report.metaicl import save_curve
 from tutelage.schoolroom.incontext import task_names
 from tutelage.text.selfsupervised import OBJECTIVES, Objective, SelfSupervised
 from tutelage.text.tokenizer import ensure_pad
+from tutelage.train.guard import TrainingKeys
 from tutelage.train.loop import train
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.sources import is_function, is_world, texts
@@ -31,7 +31,7 @@ from tutelage.train.sources import is_function, is_world, texts
 FORMS = {"minimal": MINIMAL, "markers": MARKERS, "world": WORLD_FORMAT}
 
 
-class MetaiclConfig(StageConfig):
+class MetaiclConfig(TrainingKeys):
     model: str
     """A decoder: a run directory, folder or hub id."""
     objective: Literal["metaicl", "selfsupervised"] | Objective = "metaicl"

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from tutelage.core.config import StageConfig
 from tutelage.core.errors import ConfigError
 from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
@@ -18,6 +17,7 @@ from tutelage.model.hub import create_model, load_model, load_tokenizer, paramet
 from tutelage.text.loader import BlockLoader
 from tutelage.text.shards import TokenShards
 from tutelage.train.evaluate import bits_per_byte, objective_loss, text_loss, whole_text_nats
+from tutelage.train.guard import TrainingKeys
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -26,7 +26,7 @@ from tutelage.train.samples import sampler
 from tutelage.train.sources import world
 
 
-class PretrainConfig(StageConfig):
+class PretrainConfig(TrainingKeys):
     data: str
     """Run directory of `prepare`."""
     tokenizer: str

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tutelage.core.config import StageConfig
 from tutelage.core.rundir import RunDir
 from tutelage.model.adapters import Adapters, LoraSettings, unload
 from tutelage.model.heads import RewardModel, create_reward_model
@@ -17,6 +16,7 @@ from tutelage.text.chat import ensure_chat
 from tutelage.text.rankings import join_annotators
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.actors import ADAPTER_FILE
+from tutelage.train.guard import TrainingKeys
 from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -29,7 +29,7 @@ from tutelage.train.sources import demonstration, rankings
 Rows = list[dict[str, Any]]
 
 
-class RewardConfig(StageConfig):
+class RewardConfig(TrainingKeys):
     model: str
     """The SFT model."""
     data: str

@@ -15,7 +15,6 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import nn
 
-from tutelage.core.config import StageConfig
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.core.records import BadRows
 from tutelage.core.rundir import RunDir
@@ -33,6 +32,7 @@ from tutelage.text.shards import TokenShards
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.early_stop import LowestKept
 from tutelage.train.evaluate import text_loss
+from tutelage.train.guard import TrainingKeys
 from tutelage.train.loop import Objective, train
 from tutelage.train.objectives import Chunked, WithText, answer_nats, causal
 from tutelage.train.optim import OptimConfig, Optimizers
@@ -41,7 +41,7 @@ from tutelage.train.seq2seq import refuse, tune
 from tutelage.train.sources import conversations, is_world
 
 
-class SftConfig(StageConfig):
+class SftConfig(TrainingKeys):
     model: str
     """Base model: a run directory, folder or hub id."""
     data: str = "schoolroom:demo"

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from tutelage.core.config import StageConfig
 from tutelage.core.errors import DataError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import generator, reseed, stream_seed
@@ -29,6 +28,7 @@ from tutelage.text.chat import ensure_chat
 from tutelage.text.loader import RowLoader
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.drive import console
+from tutelage.train.guard import TrainingKeys
 from tutelage.train.inner import part
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
@@ -36,7 +36,7 @@ from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.rewards import RewardSpec
 
 
-class StarConfig(StageConfig):
+class StarConfig(TrainingKeys):
     model: str
     """The base model: a run directory, folder or hub id. Every loop is fine-tuned from it."""
     data: str

@@ -91,6 +91,11 @@ class Corrupted:
         rows = [self.make(ids, rng) for ids in next(self.blocks)["input_ids"].numpy()]
         return collate_pairs(rows, self.pad_id, self.start)
 
+    @property
+    def handed(self) -> list[int]:
+        """The last batch's blocks."""
+        return self.blocks.handed
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the blocks; the draws follow from it."""
         return self.blocks.state_dict()
@@ -116,6 +121,7 @@ class SegmentPairs:
         if len(self.documents) < 2:
             raise DataError(f"{shards.dir}: next_sentence needs two documents of 4 tokens or more; prepare more text")
         self.position = 0
+        self.handed: list[int] = []  # the last batch's row numbers, epoch after epoch
         self._order: tuple[int, np.ndarray] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -132,7 +138,8 @@ class SegmentPairs:
 
     def __next__(self) -> Batch:
         rng = np.random.default_rng([self.seed, 1, self.position])
-        rows = [self._row(p, rng) for p in range(self.position, self.position + self.batch_size)]
+        self.handed = list(range(self.position, self.position + self.batch_size))
+        rows = [self._row(p, rng) for p in self.handed]
         self.position += self.batch_size
         return collate_pairs(rows, self.tokenizer.pad_token_id, None)
 

@@ -67,6 +67,7 @@ class BlockLoader:
         self.rank, self.world_size, self.epochs, self.mark_documents = rank, world_size, epochs, mark_documents
         self.shuffle = shuffle
         self.position = 0  # blocks handed out so far, over all ranks and epochs
+        self.handed: list[int] = []  # the last batch's blocks on this rank
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -95,6 +96,7 @@ class BlockLoader:
         share = -(-len(blocks) // self.world_size)
         own = blocks[self.rank * share : (self.rank + 1) * share]
         self.position = end
+        self.handed = own
         width = self.block_size
         ids = torch.from_numpy(np.stack([self.shards.read(block * width, width) for block in own or blocks[:1]]))
         batch = {"input_ids": ids, "labels": ids.clone()}
@@ -223,6 +225,7 @@ class RowLoader:
         )  # fmt: skip
         self.rank, self.world_size, self.epochs, self.shuffle = rank, world_size, epochs, shuffle
         self.position = (0, 0)  # epoch, batches of it handed out
+        self.handed: list[int] = []  # the last batch's rows on this rank
         self._plan: tuple[int, list[list[int]]] | None = None
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -262,7 +265,8 @@ class RowLoader:
             raise StopIteration
         numbers = self.batches(epoch)[at]
         self.position = (epoch, at + 1)
-        own: list[Row] = [self.rows[i] for i in numbers[self.rank :: self.world_size]]
+        self.handed = numbers[self.rank :: self.world_size]
+        own: list[Row] = [self.rows[i] for i in self.handed]
         if not own:
             row = self.rows[numbers[0]]
             own = [{**row, "labels": [IGNORED] * len(row["labels"])}]
@@ -302,6 +306,11 @@ class Mixed:
 
     def __next__(self) -> dict[str, Any]:
         return {**next(self.main), "ptx": next(self.text)}
+
+    @property
+    def handed(self) -> dict[str, Any]:
+        """The last batch's rows, and its blocks of text."""
+        return {"rows": self.main.handed, "text": self.text.handed}
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both."""

@@ -1,11 +1,14 @@
 """Atomic checkpoints without pickle: tensors in safetensors, everything else in JSON.
 
-A checkpoint is written aside, fsynced and renamed, so a kill leaves either the old one or the new one.
+A checkpoint is written aside, fsynced and renamed, so a kill leaves either the old one or the new one. Its manifest has
+every file's checksum, so that one which a disk or a copy has damaged is noticed and passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tutelage.core.atomic import sweep, write_folder
+from tutelage.core.checksums import DamagedError, check, facts_of, seal
 from tutelage.core.errors import RunError
 
 
@@ -52,8 +56,11 @@ def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write `state` (nested dicts and lists of tensors and JSON values) as `folder/step-N`; keep the newest `keep`.
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], keep: int = 2, measured: float | None = None
+) -> Path:
+    """Write `state` (nested dicts and lists of tensors and JSON values) as `folder/step-N`; keep the newest `keep`, and
+    the one with the lowest `measured` (the first of equals; None: not measured at this step).
 
     Checkpoints of later steps go: they were damaged, and the run went back behind them. RunError when the disk refuses;
     the older ones are then all kept.
@@ -63,6 +70,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     def write(aside: Path) -> None:
         save_file(tensors, aside / "state.safetensors")
         (aside / "state.json").write_text(json.dumps({"step": step, "state": plain}), encoding="utf-8")
+        seal(aside, step=step, measured=measured)
 
     sweep(folder)
     try:
@@ -71,7 +79,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         kept = [s for s in saved_steps(folder) if s < step]
         raise RunError(f"{error} (step {kept[-1]} is saved)" if kept else str(error)) from error
     steps = saved_steps(folder)
-    for old in {*steps[: steps.index(step) + 1][:-keep], *steps[steps.index(step) + 1 :]}:
+    before, after = (steps[: steps.index(step) + 1], steps[steps.index(step) + 1 :])
+    for old in {*before[:-keep], *after} - {best_step(folder, before)}:
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return target
 
@@ -83,16 +92,33 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(p.name[5:]) for p in folder.iterdir() if p.name.startswith("step-") and p.name[5:].isdigit())
 
 
+def best_step(folder: Path, steps: list[int]) -> int | None:
+    """The first of `steps` whose checkpoint has the lowest measurement; None where none was measured."""
+    found: list[tuple[float, int]] = []
+    for step in steps:
+        with contextlib.suppress(DamagedError):  # a damaged one is passed over, here as on loading
+            value = facts_of(folder / f"step-{step}").get("measured")
+            if value is not None and math.isfinite(value):
+                found.append((value, step))
+    return min(found)[1] if found else None
+
+
 def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """(step, state) of the newest readable checkpoint, or None; a damaged one is passed over for the one before."""
-    for step in reversed(saved_steps(folder)):
+    """(step, state) of the newest checkpoint, None where there is none yet; a damaged one is passed over for the one
+    before. RunError where all are damaged."""
+    steps = saved_steps(folder)
+    for step in reversed(steps):
         path = folder / f"step-{step}"
         try:
+            check(path)
             # copies: the file's own pages are neither aligned as torch aligns memory, nor safe once it is replaced
             tensors = {name: tensor.clone() for name, tensor in load_file(path / "state.safetensors").items()}
             return step, _join(json.loads((path / "state.json").read_text(encoding="utf-8"))["state"], tensors)
-        except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        except (DamagedError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
+    if steps:
+        words = f"every checkpoint is damaged ({len(steps)}: step {', '.join(map(str, steps))})"
+        raise RunError(f"{folder}: {words}; copy one back from a backup, or remove {folder} to begin anew")
     return None
 
 

@@ -12,7 +12,10 @@ from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import reseed, resolve_precision
 from tutelage.core.stop import StopFlag
 from tutelage.train.checkpoint import load_latest, save_checkpoint
+from tutelage.train.guard import Guard
 
+BEST_BY = "val_loss"
+"""What a stage that measures while it trains calls its held-out loss."""
 console = Console(stderr=True, highlight=False)
 
 
@@ -52,14 +55,18 @@ def drive(
     save_every: int,
     enough: Callable[[], bool] = lambda: False,
     unmoved: tuple[type[Exception], ...] = (),
+    guard: Guard | None = None,
 ) -> None:
     """Call `one_step(1..steps)`, each returning the step's metrics row or None, from where the run stands, until
     `enough()`.
 
     All state that moves lives in `parts`; the global generators are set anew at every step. Raises Interrupted after
     saving on Ctrl-C or SIGTERM. Errors of the kinds `unmoved`, which a step raises only before it has moved anything,
-    go on once the state of the step before is saved.
+    go on once the state of the step before is saved. What `guard` has left out is reported, and DivergedError raised
+    once the state is saved if it says so. The checkpoint whose row has the lowest BEST_BY outlasts the others.
     """
+    if guard:
+        parts = {**parts, "guard": guard}
     folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
     if found := load_latest(folder):
         start, state = found
@@ -72,9 +79,13 @@ def drive(
     run.truncate_metrics(start)
     saved = start
 
-    def save(step: int) -> None:
+    def save(step: int, row: Mapping[str, Any] | None = None) -> None:
+        if guard:
+            guard.check_weights(run, step)
         run.sync()
-        save_checkpoint(folder, step, {name: part.state_dict() for name, part in parts.items()})
+        state = {name: part.state_dict() for name, part in parts.items()}
+        keep = int(run.config.get("keep_checkpoints") or 2)
+        save_checkpoint(folder, step, state, keep, (row or {}).get(BEST_BY))
 
     with StopFlag() as stop:
         for step in range(start + 1, steps + 1):
@@ -89,11 +100,15 @@ def drive(
                 if step > 1:
                     console.print(f"{run.path}: step {step - 1} is saved")
                 raise error
+            left_out = guard.report(run) if guard else {}
             if row:
-                run.log(row)
-            if stop.set or step == steps or enough() or (save_every and step % save_every == 0):
-                save(step)
+                run.log({**row, **left_out})
+            ending = stop.set or (guard is not None and guard.stopping) or step == steps or enough()
+            if ending or (save_every and step % save_every == 0):
+                save(step, row)
                 saved = step
+            if guard:
+                guard.end(run, step)
             if stop.set:
                 raise Interrupted(f"{run.path}: stopped and saved at step {step} of {steps}; the same command resumes")
     reseed(seed, "after the steps")

@@ -6,7 +6,6 @@ are divided by the step's total count, so accumulation over unequal micro-batche
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -14,11 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tutelage.core.errors import RunError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import autocast
 from tutelage.train.checkpoint import Trained
 from tutelage.train.drive import Stateful, Values, console, drive, settle_precision
+from tutelage.train.guard import Guard
 from tutelage.train.optim import Optimizers
 
 Batch = Mapping[str, Any]
@@ -26,7 +25,8 @@ Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Any]]]
 
 
 class Loader(Protocol):
-    """Endless source of batches that knows where it stands."""
+    """Endless source of batches that knows where it stands; the ids of the rows it handed out last, if it knows them,
+    are its `handed`."""
 
     def __next__(self) -> Batch: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -58,22 +58,19 @@ def train(
     samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early; `beside` is
     what it remembers, part of the checkpoint. Without `dropout` the model computes the same function in training as in
     evaluation.
-    Returns the last metrics. Raises Interrupted after saving on Ctrl-C, and RunError when gradients stay non-finite.
+    Returns the last metrics. Raises, once it has saved, Interrupted on Ctrl-C, and DivergedError where the guard says
+    so (see train/guard.py).
     """
-    state = Values(last={}, seconds=0.0, bad=0)
+    state, guard = Values(last={}, seconds=0.0), Guard.of(run, optimizers.params)
     precision = settle_precision(run, precision)
     tokens, spent = 0, 0.0  # since the last row
 
     def one(step: int) -> dict[str, Any] | None:
         nonlocal tokens, spent
         values, began, row = state.values, time.perf_counter(), None
-        metrics, norm, finite = _step(model, objective, loader, optimizers, accumulate, precision, (step - 1) / steps)
-        values["bad"] = 0 if finite else values["bad"] + 1
-        if values["bad"] >= 5:
-            raise RunError(
-                f"{run.path}: gradients were not finite for 5 steps (step {step}); lower the learning rate "
-                f"(optimizer.lr={optimizers.config.lr:g}). The checkpoints before are kept"
-            )
+        guard.begin(step)
+        done = (step - 1) / steps
+        metrics, norm = _step(model, objective, loader, optimizers, accumulate, precision, done, guard)
         tokens += metrics.pop("tokens", 0)
         spent += time.perf_counter() - began
         due = step == steps or bool(eval_every and step % eval_every == 0)
@@ -92,7 +89,7 @@ def train(
     moved = model if all(p.requires_grad for p in model.parameters()) else Trained(model)
     parts: dict[str, Any] = {"model": moved, "optimizers": optimizers, "loader": loader, "state": state}
     parts |= beside or {}
-    drive(run, parts, steps, one, save_every, enough=lambda: state.values["last"].get("stopped", False))
+    drive(run, parts, steps, one, save_every, lambda: state.values["last"].get("stopped", False), guard=guard)
     return state.values["last"]
 
 
@@ -122,11 +119,14 @@ def _step(
     accumulate: int,
     precision: str,
     done: float,
-) -> tuple[dict[str, Any], float, bool]:
+    guard: Guard,
+) -> tuple[dict[str, Any], float]:
+    """One optimiser step, or none if the guard says so; returns its metrics and the gradients' norm."""
     total, count, sums = 0.0, 0, {}  # type: ignore[var-annotated]
     tokens = 0
     for _ in range(accumulate):
         batch = next(loader)
+        guard.rows.append(getattr(loader, "handed", None))
         with autocast(precision):
             loss, metrics = objective(model, batch)
         loss.backward()
@@ -138,11 +138,13 @@ def _step(
     for p in optimizers.params:
         if p.grad is not None:
             p.grad.div_(max(1, count))
-    norm, finite = optimizers.step(done)
     out = {"loss": total / max(1, count), **{k: v / max(1, count) for k, v in sums.items()}, "tokens": tokens}
-    if not math.isfinite(out["loss"]):
-        finite = False
-    return out, norm, finite
+    norm = optimizers.clip()
+    if guard.sound({"loss": out["loss"], "grad_norm": norm}):
+        optimizers.move(done)
+    else:
+        optimizers.zero_grad()
+    return out, norm
 
 
 def _show(name: str, row: dict[str, Any], steps: int) -> None:

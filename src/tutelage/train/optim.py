@@ -146,17 +146,27 @@ class Optimizers:
             return c.final + (1 - c.final) * left / c.decay
         return 1.0
 
+    def clip(self) -> float:
+        """Clip the gradients; returns their norm before."""
+        return float(nn.utils.clip_grad_norm_(self.params, self.config.clip))
+
+    def move(self, done: float) -> None:
+        """Step by the gradients, and forget them."""
+        scale = max(self.scale(done), 1e-4)
+        for optimizer, peaks in zip(self.optimizers, self._peaks):
+            for group, peak in zip(optimizer.param_groups, peaks):
+                group["lr"] = peak * scale
+            optimizer.step()
+        self.zero_grad()
+
     def step(self, done: float) -> tuple[float, bool]:
         """Clip and step. Returns (gradient norm, finite); a non-finite gradient leaves the weights untouched."""
-        norm = float(nn.utils.clip_grad_norm_(self.params, self.config.clip))
-        finite = norm == norm and norm != float("inf")
+        norm = self.clip()
+        finite = math.isfinite(norm)
         if finite:
-            scale = max(self.scale(done), 1e-4)
-            for optimizer, peaks in zip(self.optimizers, self._peaks):
-                for group, peak in zip(optimizer.param_groups, peaks):
-                    group["lr"] = peak * scale
-                optimizer.step()
-        self.zero_grad()
+            self.move(done)
+        else:
+            self.zero_grad()
         return norm, finite
 
     def zero_grad(self) -> None:

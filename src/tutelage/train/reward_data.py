@@ -142,6 +142,7 @@ class RankingLoader:
         self.rows, self.batch_size, self.pad_id, self.seed = rows, min(batch_size, len(rows)), pad_id, seed
         self.width = width
         self.epoch, self.cursor = 0, 0
+        self.handed: list[int] = []  # the last batch's rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -150,9 +151,9 @@ class RankingLoader:
         if self.cursor + self.batch_size > len(self.rows):
             self.epoch, self.cursor = self.epoch + 1, 0
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "rankings", self.epoch)).tolist()
-        rows = [self.rows[i] for i in order[self.cursor : self.cursor + self.batch_size]]
+        self.handed = order[self.cursor : self.cursor + self.batch_size]
         self.cursor += self.batch_size
-        return self.collate(rows)
+        return self.collate([self.rows[i] for i in self.handed])
 
     def collate(self, rows: list[Row]) -> dict[str, Any]:
         """The batch of some rows."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import RewardError, RunError
+from tutelage.core.errors import RewardError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.engine import LocalEngine
@@ -26,6 +26,7 @@ from tutelage.train.actors import Cast, RewardSetting, separate, shared
 from tutelage.train.conduct import rates
 from tutelage.train.drive import Values, console, drive, settle_precision
 from tutelage.train.evaluate import text_loss
+from tutelage.train.guard import Guard, TrainingKeys
 from tutelage.train.optim import OptimConfig
 from tutelage.train.rewards import RewardSpec, RewardSpecs, each_reward
 from tutelage.train.rollouts import encode_prompts, sample_episodes
@@ -34,6 +35,8 @@ from tutelage.train.sources import prompts, truth
 from tutelage.train.update import judge
 from tutelage.train.watch import Watch, WatchKeys
 
+SHOWN_PROMPT = 200
+"""Characters of a prompt by which an episode is known again where it is written down."""
 Improve = Callable[..., dict[str, float]]
 """(actors, rollout, scores [B], judged, config, *, beta, done, ptx, precision) -> metrics; see ppo.improve."""
 
@@ -62,7 +65,7 @@ class RewardKeys(StageConfig):
         return RewardSetting(self.reward, self.reward_weights, self.ensemble, self.ensemble_k)
 
 
-class RlConfig(RewardKeys, WatchKeys):
+class RlConfig(RewardKeys, WatchKeys, TrainingKeys):
     """The keys of every method that learns from answers it samples."""
 
     data: str = "schoolroom:demo"
@@ -146,6 +149,8 @@ def reinforce(
         cast = shared(*common, config.lora, critic, group)
     else:
         cast = separate(*common, critic, group, precision if config.compiled else None)
+    optimizers = [one for one in (cast.actors.policy_optim, cast.actors.critic_optim) if one is not None]
+    cast.actors.guard = Guard.of(run, [p for one in optimizers for p in one.params])
     engine = LocalEngine(policy, tokenizer, bf16=precision == "bf16", compiled=config.compiled)
     rows = prompts(config.data, "train", config.prompts, config.seed, run.bad_rows)
     rows = encode_prompts(rows, tokenizer, engine.context_length, config.max_tokens, config.data, run.bad_rows)
@@ -161,7 +166,7 @@ def reinforce(
     parts = {**cast.parts, "kl": kl, "state": state, "watch": watch} | ({"ptx": ptx} if ptx else {})
     drive(
         run, parts, config.updates, lambda step: update(scene, step), config.save_every, lambda: watch.stop,
-        unmoved=(RewardError,),
+        unmoved=(RewardError,), guard=cast.actors.guard,
     )  # fmt: skip
     found = watch.finish(run.path / "model")
     if shards:  # of the model that is kept, which an early stop may have taken from an earlier update
@@ -191,6 +196,7 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
         scene.engine, scene.rows, batch_size=config.batch_size, minibatches=config.minibatches,
         max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed, step=step, group=scene.group,
     )  # fmt: skip
+    cast.actors.guard.begin(step, [str(row["prompt"])[:SHOWN_PROMPT] for row in episodes.rows])
     judged = judge(cast.actors, episodes.rollout, config, scene.precision, scene.leave_open)
     # up to here nothing has moved: a reward that fails leaves the state of the step before (see drive)
     scores, each = cast.score(episodes, judged.ref)
@@ -201,11 +207,6 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
         cast.actors, episodes.rollout, scores, judged, config, beta=scene.kl.coef, done=(step - 1) / config.updates,
         ptx=(lambda: next(ptx)) if ptx else None, precision=scene.precision,
     )  # fmt: skip
-    if metrics["optimizer_steps"] and metrics["skipped_steps"] == metrics["optimizer_steps"]:
-        raise RunError(
-            f"{scene.run.path}: no gradient of update {step} was finite; lower the learning rate "
-            f"(optimizer.lr={config.optimizer.lr:g}) or the reward's size. The checkpoints before are kept"
-        )
     row = {"step": step, "proxy": float(scores.mean()), **known, **each, **metrics, "beta": scene.kl.coef}
     scene.watch.note(row)
     scene.kl.update(metrics["kl"], config.batch_size)

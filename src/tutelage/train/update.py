@@ -18,6 +18,7 @@ from torch import Tensor
 from tutelage.core.runtime import autocast
 from tutelage.core.stats import correlation
 from tutelage.loss.lm import cross_entropy_sum, entropy_from_logits, masked_mean, token_logprobs
+from tutelage.train.guard import Guard
 from tutelage.train.shared import Packed, cheaper, pack_rows, packed_logprobs
 
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -69,6 +70,8 @@ class Actors:
     critic: Forward | None = None
     policy_optim: Any = None
     critic_optim: Any = None
+    guard: Guard = field(default_factory=Guard)
+    """Says which optimiser steps are sound."""
     share_prompts: bool = False
     """Policy and reference are `Logits` that take a group behind one prompt."""
 
@@ -220,11 +223,15 @@ def passes(
         for s in slices(count, config.minibatches):
             found, weight = minibatch(s)
             out = dict(found)
-            out["grad_norm"], moved = actors.policy_optim.step(done)
+            norms = {"grad_norm": actors.policy_optim.clip()}
             if actors.critic_optim is not None:
-                out["value_grad_norm"], critic_moved = actors.critic_optim.step(done)
-                moved = moved and critic_moved
-            made.skipped += not moved
+                norms["value_grad_norm"] = actors.critic_optim.clip()
+            sound = actors.guard.sound(norms, s)
+            for optimizers in (actors.policy_optim, actors.critic_optim):  # both move, or neither does
+                if optimizers is not None:
+                    optimizers.move(done) if sound else optimizers.zero_grad()
+            out |= norms
+            made.skipped += not sound
             made.rows.append({k: float(v) for k, v in out.items()})
             made.weights.append(weight)
     return made
@@ -232,7 +239,7 @@ def passes(
 
 def facts(rollout: Rollout, judged: Judged, kl: Tensor, scores: Tensor, made: Passes) -> dict[str, float]:
     """What is logged of every update: per-token quantities are masked means, `kl` [B, T-1] is summed over an episode's
-    tokens, `skipped_steps` counts those whose gradients were not finite (they leave the weights untouched)."""
+    tokens, `skipped_steps` counts those that the guard left out."""
     mask = rollout.mask
     lengths = mask.sum(1)
     out = {
