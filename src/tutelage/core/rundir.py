@@ -50,6 +50,10 @@ KEPT = ("metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints"
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
 
 
+LAYOUT = ("parallel",)
+"""Keys that say how the work is shared out, not what is made: no part of a run's identity."""
+
+
 BEGUN = ("python", "versions", "commit", "cpu")
 """What else decides about the last bits: a run resumed on another machine or code is told so."""
 
@@ -68,7 +72,7 @@ class RunDir:
         self.config = _drop_none({k: v for k, v in dict(config).items() if k != "out"})
         self.parents: list[dict[str, str]] = []
         self.bad_rows = BadRows(self.config.pop("on_bad_row", "stop"))  # what is skipped is no part of the identity
-        identity = _drop_none(self.config)
+        identity = _drop_none({k: v for k, v in self.config.items() if k not in LAYOUT})
         for key, given in (inputs or {}).items():
             self.parents.append(parent_entry(given))
             place, last = _place(identity, key)

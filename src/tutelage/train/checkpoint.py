@@ -17,10 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tutelage.core.atomic import sweep, write_folder
+from tutelage.core.distributed import broadcast, follows
 from tutelage.core.errors import RunError
+from tutelage.train.sharded import is_sharded, matching, read_shards, write_shards
 
 
 def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor) and is_sharded(value):
+        name = next((known for known, tensor in tensors.items() if tensor is value), name)  # tied weights
+        tensors[name] = value
+        return {"__tensor__": name}
     if isinstance(value, torch.Tensor):
         tensors[name] = value.detach().clone().contiguous()
         return {"__tensor__": name}
@@ -50,8 +56,18 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     tensors: dict[str, torch.Tensor] = {}
     plain = _split(state, "state", tensors)
 
+    shards = any(map(is_sharded, tensors.values()))
+    if follows():  # of shards a rank writes its own, into rank 0's folder; else rank 0 has them all
+        if shards:
+            write_shards(tensors, broadcast(folder))
+            broadcast(None)
+        return folder / f"step-{step}"
+
     def write(aside: Path) -> None:
-        save_file(tensors, aside / "state.safetensors")
+        if shards:
+            write_shards(tensors, broadcast(aside))
+        else:
+            save_file(tensors, aside / "state.safetensors")
         (aside / "state.json").write_text(json.dumps({"step": step, "state": plain}), encoding="utf-8")
 
     sweep(folder)
@@ -61,6 +77,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         kept = [s for s in saved_steps(folder) if s < step]
         raise RunError(f"{error} (step {kept[-1]} is saved)" if kept else str(error)) from error
     steps = saved_steps(folder)
+    if shards:
+        broadcast(None)  # it is in its place: now a rank may end
     for old in {*steps[: steps.index(step) + 1][:-keep], *steps[steps.index(step) + 1 :]}:
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return target
@@ -79,7 +97,9 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
         path = folder / f"step-{step}"
         try:
             # copies: the file's own pages are neither aligned as torch aligns memory, nor safe once it is replaced
-            tensors = {name: tensor.clone() for name, tensor in load_file(path / "state.safetensors").items()}
+            file = path / "state.safetensors"
+            whole = {name: tensor.clone() for name, tensor in load_file(file).items()} if file.exists() else None
+            tensors = read_shards(path) if whole is None else whole
             return step, _join(json.loads((path / "state.json").read_text(encoding="utf-8"))["state"], tensors)
         except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
@@ -105,4 +125,4 @@ class Trained:
             odd = sorted(own.keys() ^ state.keys())[0]
             raise RunError(f"the checkpoint has other trained parameters than the model: {odd}")
         for name, parameter in own.items():
-            parameter.copy_(state[name])
+            parameter.copy_(matching(state[name], parameter))

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from tutelage.core.distributed import any_rank, broadcast, rank
 from tutelage.core.errors import Interrupted, RunError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import reseed, resolve_precision
@@ -39,7 +40,7 @@ class Values:
 def settle_precision(run: RunDir, precision: str) -> str:
     """"fp32" or "bf16" for the whole run: what "auto" gave when it began holds for every resume."""
     found = run.recall("dtype") if precision == "auto" else None
-    found = found or resolve_precision(precision)
+    found = broadcast(found or resolve_precision(precision))  # measured: the ranks need not agree
     run.note(dtype=found)
     return str(found)
 
@@ -60,6 +61,7 @@ def drive(
     saving on Ctrl-C or SIGTERM. Errors of the kinds `unmoved`, which a step raises only before it has moved anything,
     go on once the state of the step before is saved.
     """
+    number = rank()  # the others drop out other units than rank 0
     folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
     if found := load_latest(folder):
         start, state = found
@@ -80,7 +82,7 @@ def drive(
         for step in range(start + 1, steps + 1):
             if enough():
                 break
-            reseed(seed, "step", step)
+            reseed(seed, "step", step, *([number] if number else []))
             try:
                 row = one_step(step)
             except unmoved as error:
@@ -91,9 +93,10 @@ def drive(
                 raise error
             if row:
                 run.log(row)
-            if stop.set or step == steps or enough() or (save_every and step % save_every == 0):
+            stopping = any_rank(stop.set)
+            if stopping or step == steps or enough() or (save_every and step % save_every == 0):
                 save(step)
                 saved = step
-            if stop.set:
+            if stopping:
                 raise Interrupted(f"{run.path}: stopped and saved at step {step} of {steps}; the same command resumes")
     reseed(seed, "after the steps")
