@@ -83,14 +83,8 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         model, tokenizer = load_model(config.model, tokenizer)
     data = Path(config.data)
     shards = TokenShards(data / "train", tokenizer)
-    loader = BlockLoader(
-        shards,
-        config.batch_size,
-        config.block_size,
-        config.seed,
-        shuffle=config.order == "shuffled",
-        **share(),
-    )
+    shape = (config.batch_size, config.block_size, config.seed)
+    loader = BlockLoader(shards, *shape, shuffle=config.order == "shuffled", **share())
     held = TokenShards(data / "validation", tokenizer)
     engine = LocalEngine(model, tokenizer)
     _fits(config, engine.context_length)

@@ -68,10 +68,11 @@ def train(
     state = Values(last={}, seconds=0.0, bad=0)
     precision = settle_precision(run, precision)
     tokens, spent = 0, 0.0  # since the last row
-    shards = sharded(model, objective, parallel)
-    optimizers = shards.optimizers(optimizers) if shards else optimizers
-    learner = shards.model if shards else model
-    compute: Compute = shards.root if shards else lambda batch: objective(model, batch)
+    compute: Compute = lambda batch: objective(model, batch)  # noqa: E731
+    learner, renew = model, _nothing
+    if shards := sharded(model, objective, parallel):
+        compute, learner, renew = shards.root, shards.model, shards.refresh
+        optimizers = shards.optimizers(optimizers)
 
     def one(step: int) -> dict[str, Any] | None:
         nonlocal tokens, spent
@@ -91,8 +92,7 @@ def train(
             row["seconds"] = round(values["seconds"] + time.perf_counter() - began, 2)
             tokens, spent = 0, 0.0
             if due:
-                if shards:
-                    shards.refresh()
+                renew()
                 row.update(from_main(lambda: _look(model, run, step, evaluate, sample, dropout)))
             values["last"] = {**row, "stopped": True} if stop_when and stop_when(row) else row
             _show(run.path.name, row, steps)
@@ -105,9 +105,12 @@ def train(
     parts: dict[str, Any] = {"model": moved, "optimizers": optimizers, "loader": loader, "state": state}
     parts |= beside or {}
     drive(run, parts, steps, one, save_every, enough=lambda: state.values["last"].get("stopped", False))
-    if shards:
-        shards.refresh()
+    renew()
     return state.values["last"]
+
+
+def _nothing() -> None:
+    """A model that is trained itself has nothing to renew."""
 
 
 def _look(

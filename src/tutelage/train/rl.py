@@ -140,8 +140,8 @@ def reinforce(
     """
     if config.batch_size // config.minibatches < world_size():
         raise ConfigError(
-            f"batch_size={config.batch_size}, minibatches={config.minibatches}: a minibatch has fewer episodes than the "
-            f"{world_size()} ranks; raise batch_size or lower minibatches"
+            f"batch_size={config.batch_size}, minibatches={config.minibatches}: fewer episodes in a minibatch than "
+            f"the {world_size()} ranks; raise batch_size or lower minibatches"
         )
     policy, tokenizer = load_model(config.model)
     held = Path(config.ptx_data) / "validation" if config.ptx_data else None

@@ -239,7 +239,7 @@ def passes(
 
 
 def _joined(parts: list[Passes]) -> Passes:
-    """The ranks' passes as one process has them: means weighted by each rank's part of a minibatch, the largest ratio."""
+    """The ranks' passes as one process has them: weighted means, the largest ratio."""
     rows = []
     for of_ranks, weights in zip(zip(*(p.rows for p in parts)), zip(*(p.weights for p in parts))):
         total = max(sum(weights), 1.0)
