@@ -30,7 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """multi-task: the tasks without demonstrations, which is MetaICL's baseline."""
 WORLD: dict[str, Any] = {
-    "precision": "fp32", "eval_every": 0, "steps": 700, "batch_size": 64, "limit": 24,
+    "precision": "fp32", "eval_every": 0, "steps": 600, "batch_size": 64, "limit": 24,
     "optimizer": {"name": "muon", "lr": 2e-3, "muon_lr": 0.01},
 }  # fmt: skip
 WORLD_TEXT = {**WORLD, "steps": 150, "batch_size": 32, "format": "world"}

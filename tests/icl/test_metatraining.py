@@ -108,7 +108,7 @@ def test_the_loss_is_the_mean_of_each_sequence(engine, tokenizer):
 
 
 def test_self_supervised_sequences_are_of_one_objective(tokenizer):
-    text = SelfSupervised([f"Film {i} is in the town. It is a dull film. We like the play." for i in range(5)], "t")
+    text = SelfSupervised([f"Film {i} is in the town. It is a dull film. We like the play {i}." for i in range(5)], "t")
     draw = Selfmade(text, ("next_sentence", "last_phrase"), MARKERS)
     kinds = set()
     for seed in range(20):

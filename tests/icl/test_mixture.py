@@ -58,7 +58,8 @@ def folder(tmp_path):
         lines(ready / f"paws_{name}.jsonl", rows)
     lines(ready / "trec_x.jsonl", [{"prompt": "what", "completion": "<|endoftext|>"}])
     (ready / "trec_y.jsonl").touch()
-    lines(ready / "own.jsonl", [{"prompt": f"say {i}", "completion": str(i)} for i in range(12)])
+    lines(ready / "own.jsonl", [{"prompt": f"say {i}", "completion": str(i)} for i in range(12)]
+          + [{"prompt": "say nothing", "completion": ""}])  # fmt: skip
     return tmp_path
 
 
@@ -141,7 +142,8 @@ def test_the_stage_counts_what_it_made(folder):
     found, rows = read_summary(out), rows_of(out)
     assert found["rows"] == len(rows) == 300 and sum(found["tasks"].values()) == 300
     chains = sum(n for form, n in found["forms"].items() if form.endswith("_cot"))
-    assert found["answers_too_long"] == 2  # "8 + 2 = 10. The answer is 10." has 29 bytes, the half of 64 - 8 is 28
+    # an empty one, and two chains: "8 + 2 = 10. The answer is 10." has 29 bytes, the half of 64 - 8 is 28
+    assert found["answers_left_out"] == 3
     assert chains == 15 and found["tasks"]["sums"] == 15 + round(285 * 8 / 50)  # of 15 + 8 + 15 + 12
     assert found["left_out"] == {"trec_x": "no answer in any row", "trec_y": "no rows"}
     assert found["dropped_shots"] > 0 and found["turned"] > 0 and found["options"] > 0
@@ -188,7 +190,7 @@ def test_ready_files_are_tasks_of_their_data_sets(folder):
     assert data_set_of("social_i_qa_Generate_answer") == ("social_i_qa", "multiple_choice")
     assert data_set_of("mine_1") == ("mine_1", "mine_1")
     sets = ready_sets(found.tasks, 30_000, 0)
-    assert [(d.name, d.size, len(d.wordings)) for d in sets] == [("own", 12, 1), ("paws", 20, 2)]
+    assert [(d.name, d.size, len(d.wordings)) for d in sets] == [("own", 13, 1), ("paws", 20, 2)]
     assert [d.name for d in chosen(sets, (), ("paraphrase",))] == ["own"]
     assert [w.name for d in chosen(sets, ("paws_*",), ("paws_a",)) for w in d.wordings] == ["paws_b"]
 
@@ -214,7 +216,7 @@ def test_bad_input_names_what_is_wrong(folder):
     with pytest.raises(ConfigError, match="leave nothing"):
         chosen(sets, ("paws",), ("paraphrase",))
     with pytest.raises(ConfigError, match="chain_of_thought=0.5: no task has a chain of thought"):
-        Mixture([some(4)], 10, 3, Forms(chain_of_thought=0.5), Fitting(), 0).plan()
+        Mixture([some(4)], 10, 3, Forms(0.5, 5, 0.5, 0.3, 0.5), Fitting(), 0).plan()
     (folder / "p3" / "own.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     with pytest.raises(DataError, match=r"own.jsonl:1: no text 'completion'"):
         ready_tasks(folder / "p3")

@@ -44,7 +44,7 @@ CONFIG = [
     ("sft", {"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'?"),
     ("sft", {"optimizer": {"lrr": 1}}, "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
     ("ppo", {"lora": {"rank": 4}}, "unknown key 'lora.rank'; did you mean 'lora.r'?"),
-    ("ppo", {"wobble": 4}, "unknown key 'wobble'; known keys: batch_size, clip, data, ensemble, ensemble_k, epochs"),
+    ("ppo", {"wobble": 4}, "unknown key 'wobble'; known keys: batch_size, clip, compiled, data, ensemble, ensemble_k"),
     ("sft", {"steps": "many"}, "steps='many': Input should be a valid integer"),
     ("sft", {"steps": 0}, "steps=0: Input should be greater than or equal to 1"),
     ("pretrain", {"optimizer": {"lr": -1.0}}, "optimizer.lr=-1.0: Input should be greater than or equal to 0"),

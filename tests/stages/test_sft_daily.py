@@ -6,16 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.core.config import build
 from tutelage.core.errors import ConfigError
 from tutelage.core.records import BadRows
 from tutelage.model.hub import load_model
 from tutelage.pipeline.stages import launch, read_summary
-from tutelage.stages.sft import SftConfig, answer_loss, divided, encode_rows
+from tutelage.stages.sft import ADAPTER_RATES, SftConfig, answer_loss, divided, encode_rows
 from tutelage.text.chat import turn_end_id
 from tutelage.text.loader import collate_flat, pack_rows
 
 SMALL = {"rows": 60, "held_rows": 20, "steps": 3, "batch_size": 8, "eval_every": 0, "precision": "fp32",
          "optimizer": {"name": "adamw", "lr": 1e-3}}  # fmt: skip
+
+
+def test_adapters_have_a_rate_of_their_own_and_one_key_changes_that_alone() -> None:
+    made = build(SftConfig, {"model": "m", "method": "lora"}).optimizer
+    assert (made.name, made.lr) == ("adamw", ADAPTER_RATES["lora"])
+    given = {"model": "m", "method": "prompt", "optimizer": {"warmup": 0.3}}
+    changed = build(SftConfig, given).optimizer
+    assert (changed.name, changed.lr, changed.warmup) == ("adamw", ADAPTER_RATES["prompt"], 0.3)
+    assert build(SftConfig, {"model": "m"}).optimizer.name == "muon"
 
 
 def test_the_best_model_is_kept_and_training_ends(chain: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tutelage.studies.architectures_tasks import FAMILIES, write_tasks
 
 def test_architectures_cost_the_same_and_are_not_run_again(tmp_path: Path) -> None:
     values = {
-        "architectures": ["encoder", "encoder-decoder"], "steps": 12, "batch_size": 1, "block_size": 96, "seeds": 1,
+        "architectures": ["encoder", "encoder-decoder"], "steps": 12, "batch_size": 1, "block_size": 160, "seeds": 1,
         "vocab_size": 300, "documents": 60, "limit": 2, "shots": [0, 1], "demos": ["before", "around"], "demo_sets": 1,
         "methods": ["prompt-tuned", "instruction-tuned"], "prompt_steps": 1, "tune_rows": 4, "tune_steps": 1,
         "tune_batch": 2, "out": str(tmp_path / "study"),

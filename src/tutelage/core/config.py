@@ -34,6 +34,12 @@ class StageConfig(BaseModel):
         contents are part of what the run is, as those of the keys in pipeline/stages.py are."""
         return {}
 
+    @classmethod
+    def tables(cls, given: Mapping[str, Any]) -> dict[str, BaseModel]:
+        """Defaults of tables that follow from other keys, where they differ from the fields' own. Single keys that
+        are given in such a table change those alone."""
+        return {}
+
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -115,10 +121,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def build(kind: type[C], values: Mapping[str, Any], where: str = "configuration") -> C:
     """Validate `values` as `kind`. Raises ConfigError naming each wrong key, and for unknown keys the nearest known."""
     given = dict(values)
+    followed = kind.tables(given) if issubclass(kind, StageConfig) else {}
     for name, field in kind.model_fields.items():
-        if isinstance(field.default, BaseModel) and isinstance(given.get(name), Mapping):
+        default = followed.get(name, field.default)
+        table = given.get(name, {} if name in followed else None)
+        if isinstance(default, BaseModel) and isinstance(table, Mapping):
             # optimizer.lr=1e-4 changes that key alone: the others stay as this stage has them, not as the table's class
-            given[name] = merge(field.default.model_dump(), given[name])
+            given[name] = merge(default.model_dump(), table)
     try:
         return kind.model_validate(given)
     except ValidationError as error:

@@ -25,9 +25,10 @@ def measure(engine: Any, tasks: Sequence[Task], fitting: Fitting, limit: int, ch
     """Zero-shot, a row for each of at most `limit` examples of each task with templates already applied.
 
     {"cluster", "template", "case": the example behind the template, "nats" and "tokens" of the right answer}, and where
-    the task has labels "right" (whether the right one has the highest summed log-prob, 0 or 1), "chance", "majority"
-    (whether it is the task's commonest label). Templates of one data set are asked about the same examples. Inputs too
-    long lose their middle; an answer of more than half of the room is left out.
+    the task has labels "right" (whether the right one has the highest summed log-prob, 0 or 1), "right_by_token" (the
+    same of means over tokens), "chance", "majority" (whether it is the task's commonest label). Templates of one data
+    set are asked about the same examples. Inputs too long lose their middle; an answer of more than half of the room is
+    left out, and so is what a chat template makes too long for the model.
     """
     prompter = {task.name: Prompter(task.format, chat=chat) for task in tasks}
     cases = [_cases(task, fitting, limit, seed) for task in tasks]
@@ -39,10 +40,13 @@ def measure(engine: Any, tasks: Sequence[Task], fitting: Fitting, limit: int, ch
     for task, mine, job, found in zip(tasks, cases, jobs, score_jobs(engine, jobs), strict=True):
         scored = zip(mine, job.queries, found.logprob, found.tokens, strict=True)
         for (case, usual, _), query, logprobs, tokens in scored:
+            if not len(logprobs):
+                continue
             row = {"cluster": task.cluster, "template": task.name, "case": case,
                    "nats": -float(logprobs[query.gold]), "tokens": int(tokens[query.gold])}  # fmt: skip
             if task.labels:
                 row["right"] = int(logprobs.argmax() == query.gold)
+                row["right_by_token"] = int((logprobs / tokens).argmax() == query.gold)
                 row |= {"chance": 1 / len(logprobs), "majority": int(usual)}
             rows.append(row)
     return rows
@@ -78,6 +82,7 @@ def summarised(by_seed: Sequence[Iterable[Mapping[str, Any]]], samples: int = 10
         found: Row = {"templates": len({row["template"] for row in mine[0]}), "rows": len(mine[0])}
         if any(ranked):
             found |= _interval("accuracy", ranked, "right", None, samples)
+            found |= _interval("accuracy_by_token", ranked, "right_by_token", None, samples)
             found["chance"], found["majority"] = (_mean(ranked[0], key) for key in ("chance", "majority"))
             found["ranked_templates"] = len({row["template"] for row in ranked[0]})
         out[cluster] = found | _interval("loss", mine, "nats", "tokens", samples)

@@ -65,11 +65,11 @@ class DataSet:
 class Forms:
     """Shares of the rows, each 0..1, and how many demonstrations a few-shot row has at most."""
 
-    few_shot: float = 0.5
-    shots: int = 5
-    options: float = 0.5
-    turned: float = 0.3
-    chain_of_thought: float = 0.05
+    few_shot: float
+    shots: int
+    options: float
+    turned: float
+    chain_of_thought: float
 
 
 def data_set(task: Task, cap: int, seed: int) -> DataSet:
@@ -83,8 +83,8 @@ def data_set(task: Task, cap: int, seed: int) -> DataSet:
         examples = [_solved(p.text, p.shown_answer, p.rationale) for p in read_problems(task.train)]
     else:
         examples = task.examples("train")
-    examples = [e for e in subsample(examples, cap, seed) if e.answer.strip()]
-    if not examples:
+    examples = subsample(examples, cap, seed)
+    if not any(e.answer.strip() for e in examples):
         raise DataError(f"task {task.name}: no example has an answer; expected at least one")
     made, turnable = [], not (task.letters or task.problems)
     for number, form in enumerate((task.format, *task.templates)):
@@ -105,8 +105,8 @@ def ready_sets(tasks: Sequence[Task], cap: int, seed: int) -> list[DataSet]:
     """Tasks with templates already applied (`ready.ready_tasks`), those of one data set together."""
     groups: dict[tuple[str, str], list[Wording]] = {}
     for task in tasks:
-        examples = [e for e in subsample(task.examples("train"), cap, seed) if e.answer]
-        wording = Wording(task.name, task.format, tuple(examples), final=True, turnable=False)
+        examples = tuple(subsample(task.examples("train"), cap, seed))
+        wording = Wording(task.name, task.format, examples, final=True, turnable=False)
         groups.setdefault(data_set_of(task.name), []).append(wording)
     return [DataSet(name, cluster, tuple(wordings)) for (name, cluster), wordings in groups.items()]
 
@@ -137,18 +137,19 @@ def chosen(sets: Sequence[DataSet], only: Sequence[str], without: Sequence[str])
 
 
 def learnable(sets: Sequence[DataSet], fitting: Fitting) -> tuple[list[DataSet], int]:
-    """The data sets without the examples whose answer, or chain of thought, is too long to be learned, and how many
-    those were. DataError where nothing is left."""
+    """The data sets without the examples whose answer is empty, or too long to be learned (with its chain of thought,
+    if it has one), and how many those were. DataError where nothing is left."""
     out, gone = [], 0
     for d in sets:
         kept = []
         for w in d.wordings:
-            fine = tuple(e for e in w.examples if fitting.takes(_reasoning(e).answer if e.rationale else e.answer))
+            answers = [_reasoning(e).answer if e.rationale else e.answer for e in w.examples]
+            fine = tuple(e for e, a in zip(w.examples, answers) if e.answer.strip() and fitting.takes(a))
             gone += len(w.examples) - len(fine)
             kept += [replace(w, examples=fine)] if fine else []
         out += [replace(d, wordings=tuple(kept))] if kept else []
     if not out:
-        raise DataError(f"no answer is shorter than half of max_length={fitting.max_length}; raise max_length")
+        raise DataError(f"no answer is within half of max_length={fitting.max_length}; raise max_length")
     return out, gone
 
 

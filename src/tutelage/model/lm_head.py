@@ -52,13 +52,13 @@ class LMHead:
 
 @contextmanager
 def _kept(trunk: Any, narrow: bool) -> Iterator[list[Any]]:
-    """Within: the trunk's results are collected; with `narrow` only the last token's state goes on to the head."""
+    """Within: the trunk's results are collected; with `narrow` a single state goes on to the head."""
     found: list[Any] = []
 
     def keep(module: Any, args: Any, out: Any) -> None:
         found.append((out, out.last_hidden_state))
         if narrow:
-            out.last_hidden_state = out.last_hidden_state[:, -1:]
+            out.last_hidden_state = out.last_hidden_state[:1, -1:]
 
     handle = trunk.register_forward_hook(keep)
     try:

@@ -56,7 +56,7 @@ BY_ONE = (
 """Stages that rank 0 runs while the others wait."""
 INPUTS = (
     "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
-    "ptx_data", "helpful", "constitution", "mix", "test", "check", "exemplars",
+    "ptx_data", "helpful", "constitution", "mix", "test", "check", "exemplars", "ready",
 )  # fmt: skip
 LISTS = ("reward", "held_out_rewards")
 """Keys whose lists name files; those of others are patterns and the like."""
@@ -160,7 +160,7 @@ def files_of(config: BaseModel) -> dict[str, str]:
     Models and tokenizers may be a hub's names instead, and are not among them."""
     out = {}
     functions = ("judge", "reward", "gold", "check")
-    names = ("data", "held_out", "ptx_data", "helpful", "mix", "test", "exemplars", *functions)
+    names = ("data", "held_out", "ptx_data", "helpful", "mix", "test", "exemplars", "ready", *functions)
     for key, given in _named(config, names):
         name = key.partition(".")[0]
         file = given.rpartition(":")[0]

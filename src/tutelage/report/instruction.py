@@ -35,12 +35,12 @@ def study_sheet(summary: Mapping[str, Any]) -> Sheet | None:
     """The study's table: a row a cluster and number of training templates. None for other summaries."""
     if summary.get("study") != "instruction tuning":
         return None
-    columns = ["cluster", "tuned on", "accuracy", "95%", "majority", "chance", "nats", "95%"]
+    columns = ["cluster", "tuned on", "accuracy", "95%", "by token", "majority", "nats", "95%"]
     rows = []
     for cell in sorted(summary["cells"], key=lambda c: (c["cluster"], c["training_templates"])):
         rows.append([
             cell["cluster"], str(cell["training_templates"]), _text(cell, "accuracy"), _between(cell, "accuracy"),
-            _text(cell, "majority"), _text(cell, "chance"), _text(cell, "loss"), _between(cell, "loss"),
+            _text(cell, "accuracy_by_token"), _text(cell, "majority"), _text(cell, "loss"), _between(cell, "loss"),
         ])  # fmt: skip
     title = "held-out clusters by number of training templates; nats: a token of the right answer"
     return Sheet(title, columns, rows)

@@ -66,8 +66,8 @@ class MixtureConfig(StageConfig):
         return self
 
     def named_files(self) -> dict[str, str]:
-        """The files of the tasks."""
-        out = {"ready": self.ready} if self.ready else {}
+        """Descriptions, and the training files that they or the built-in tasks name."""
+        out: dict[str, str] = {}
         for number, name in enumerate(self.tasks):
             if name.endswith(".toml"):
                 out[f"tasks.{number}"] = name
@@ -80,7 +80,7 @@ def run(config: MixtureConfig, run: RunDir) -> dict[str, Any]:
     """Write sft.jsonl; what it is made of stands in summary.json and in the manifest."""
     sets, left_out = _sets(config)
     fitting = Fitting(load_tokenizer(config.tokenizer), config.max_length) if config.tokenizer else Fitting()
-    sets, too_long = learnable(chosen(sets, config.only, config.without), fitting)
+    sets, gone = learnable(chosen(sets, config.only, config.without), fitting)
     mixture = Mixture(sets, config.rows, config.rate, _forms(config, sets), fitting, config.seed)
     file = RowFile(run.path / "sft.jsonl", "mixture", {"run": run.fingerprint})
     if not file.open(config.rows, BATCH):
@@ -91,7 +91,7 @@ def run(config: MixtureConfig, run: RunDir) -> dict[str, Any]:
                 file.append(rows)
         file.finish()
     file.close()
-    found = {**counted(_rows(file.path)), "answers_too_long": too_long, "left_out": left_out}
+    found = {**counted(_rows(file.path)), "answers_left_out": gone, "left_out": left_out}
     run.note(mixture=found)
     return found
 

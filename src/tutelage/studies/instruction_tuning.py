@@ -38,6 +38,8 @@ from tutelage.train.inner import part
 from tutelage.train.optim import OptimConfig
 
 Rows = list[dict[str, Any]]
+BLOCK = 128
+"""Tokens of a row of a preset's pretraining."""
 
 
 class InstructionTuningConfig(StageConfig):
@@ -54,18 +56,18 @@ class InstructionTuningConfig(StageConfig):
     """Orders of the templates, mixtures and shuffles."""
     limit: int = Field(40, ge=1)
     """Examples of each held-out template."""
-    rows: int = Field(5_000, ge=1)
+    rows: int = Field(2_400, ge=1)
     """Rows of a mixture, whatever the number of templates."""
     few_shot: float = Field(0.5, ge=0, le=1)
     """Share of the rows with demonstrations."""
-    steps: int = Field(150, ge=1)
+    steps: int = Field(75, ge=1)
     batch_size: int = Field(32, ge=1)
     max_length: int = Field(256, ge=32)
     """Tokens of a row, in tuning and in measuring."""
     optimizer: OptimConfig = OptimConfig(name="muon", lr=1e-3, muon_lr=5e-3, decay=0.7)
     vocab_size: int = Field(1024, ge=300)
     """Of a preset's tokenizer."""
-    text_steps: int = Field(800, ge=1)
+    text_steps: int = Field(300, ge=1)
     """Steps of a preset's pretraining."""
 
 
@@ -122,9 +124,9 @@ def _base(config: InstructionTuningConfig, run: RunDir, train: Sequence[Task]) -
     stage(run, "text", build(prepare.PrepareConfig, {"data": str(text), "tokenizer": words, **seed}), prepare.run)
     decoder = kind_of(name) == "decoder"
     made = build(pretrain.PretrainConfig, {
-        "data": shards, "tokenizer": words, "model": name, "steps": config.text_steps, "block_size": 128,
-        "max_length": config.max_length, "eval_every": 0, "save_every": 0, "objective": "causal" if decoder else "span",
-        **seed,
+        "data": shards, "tokenizer": words, "model": name, "steps": config.text_steps, "max_length": config.max_length,
+        "block_size": min(BLOCK, config.max_length), "objective": "causal" if decoder else "span", "eval_every": 0,
+        "save_every": 0, **seed,
     })  # fmt: skip
     stage(run, "base", made, pretrain.run)
     return str(run.path / "base"), decoder
@@ -155,8 +157,8 @@ def _measured(
     """The rows of icl.held_out.measure, kept in the part's folder."""
 
     def work(inner: RunDir) -> dict[str, Any]:
-        engine = load(model, "cpu")
-        fitting = Fitting(engine.tokenizer, config.max_length)
+        engine: Any = load(model, "cpu")
+        fitting = Fitting(engine.tokenizer, min(config.max_length, engine.context_length))
         rows = measure(engine, held, fitting, config.limit, chat)
         write_atomic(inner.path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return dict(summarised([rows]))

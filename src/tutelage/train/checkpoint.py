@@ -22,19 +22,30 @@ from tutelage.core.errors import RunError
 from tutelage.train.sharded import is_sharded, matching, read_shards, write_shards
 
 
-def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor) and is_sharded(value):
-        name = next((known for known, tensor in tensors.items() if tensor is value), name)  # tied weights
-        tensors[name] = value
-        return {"__tensor__": name}
-    if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().clone().contiguous()
-        return {"__tensor__": name}
-    if isinstance(value, dict):
-        return {"__items__": [[k, _split(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_split(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
-    return value
+def _split(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """(the JSON values with names in place of tensors, the tensors by name); only what shares memory is copied: a copy
+    of everything would make saving the moment of highest memory."""
+    tensors: dict[str, torch.Tensor] = {}
+    stored: set[int] = set()
+
+    def walk(value: Any, name: str) -> Any:
+        if isinstance(value, torch.Tensor) and is_sharded(value):
+            name = next((known for known, tensor in tensors.items() if tensor is value), name)  # tied weights
+            tensors[name] = value
+            return {"__tensor__": name}
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().contiguous()
+            storage = tensor.untyped_storage().data_ptr()
+            tensors[name] = tensor.clone() if storage in stored else tensor  # safetensors takes a storage once
+            stored.add(storage)
+            return {"__tensor__": name}
+        if isinstance(value, dict):
+            return {"__items__": [[k, walk(v, f"{name}/{k}")] for k, v in value.items()]}
+        if isinstance(value, list | tuple):
+            return [walk(v, f"{name}/{i}") for i, v in enumerate(value)]
+        return value
+
+    return walk(value, "state"), tensors
 
 
 def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -53,9 +64,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     Checkpoints of later steps go: they were damaged, and the run went back behind them. RunError when the disk refuses;
     the older ones are then all kept.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    plain = _split(state, "state", tensors)
-
+    plain, tensors = _split(state)
     shards = any(map(is_sharded, tensors.values()))
     if follows():  # of shards a rank writes its own, into rank 0's folder; else rank 0 has them all
         if shards:

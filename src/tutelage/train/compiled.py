@@ -39,7 +39,8 @@ def compiled(layers: Sequence[nn.Module]) -> Iterator[None]:
         yield
         return
     for layer in layers:
-        layer.forward = MethodType(program(type(layer)), layer)
+        kind: Any = type(layer)
+        layer.forward = MethodType(program(kind), layer)
     try:
         with torch.enable_grad():
             yield

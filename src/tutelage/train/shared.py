@@ -74,8 +74,8 @@ def compile_all(forwards: Sequence[Logits], share_prompts: bool, precision: str)
     """Compile the layers of models of one kind, of which the first is trained. False where there is no compiler or it
     cannot take the model: the layers then run as they are, and a line says so.
 
-    The program is made on inputs of a fixed size before the first update: what it makes of sizes is the same in a run
-    and in its resumption.
+    The program is made on inputs of a fixed size before the first update, the same in a run and in its resumption: the
+    compiler looks at sizes.
     """
     first = forwards[0]
     for forward in forwards:
