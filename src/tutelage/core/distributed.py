@@ -81,6 +81,9 @@ def explained(error: Exception) -> Exception:
         return PeerError(_store.get("error").decode())
     if type(error) is RuntimeError and "gloo" in str(error):
         return RunError("another process of this run is gone (killed?); the same command resumes")
+    if _store.add("failed", 1) > 1:  # of several at once the first speaks
+        _store.wait(["error"], timedelta(seconds=10))
+        return PeerError(_store.get("error").decode())
     _store.set("error", f"rank {rank()}: {in_words(error)}")
     _told = error
     return error
