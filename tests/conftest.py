@@ -28,10 +28,11 @@ def real_data() -> Path:
 class Command:
     """A running `tutelage WORDS`, in a process group of its own."""
 
-    def __init__(self, ask, words, cwd, folder):
+    def __init__(self, ask, words, cwd, folder, env):
         self.ask = ask
         self.out, self.err = (Path(tempfile.mktemp(suffix=name, dir=folder)) for name in (".out", ".err"))
         request = {"words": [str(w) for w in words], "cwd": str(cwd), "stdout": str(self.out), "stderr": str(self.err)}
+        request["env"] = env or {}
         self.pid = ask(request)["pid"]
         self.code, self.started = None, time.time() - 0.01
 
@@ -98,12 +99,12 @@ def _forks(tmp_path_factory):
 
 @pytest.fixture
 def command(_forks, tmp_path):
-    """command(*words, cwd=...) starts `tutelage *words` as a process; what still runs at the end is killed."""
+    """command(*words, cwd=..., env=...) starts `tutelage *words` as a process; what still runs at the end is killed."""
     ask, folder = _forks
     started = []
 
-    def start(*words, cwd=tmp_path):
-        started.append(Command(ask, words, cwd, folder))
+    def start(*words, cwd=tmp_path, env=None):
+        started.append(Command(ask, words, cwd, folder, env))
         return started[-1]
 
     yield start

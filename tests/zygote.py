@@ -11,6 +11,7 @@ import traceback
 def child(request):
     os.setsid()
     os.chdir(request["cwd"])
+    os.environ.update(request["env"])
     for handle, file in ((1, request["stdout"]), (2, request["stderr"])):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), handle)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from tutelage.core.distributed import PeerError, joined, launched
 from tutelage.core.errors import ConfigError, Interrupted, TutelageError
 from tutelage.core.stop import SIGNALS, exit_code
 from tutelage.verbs import MAIN, STUDIES
@@ -356,16 +358,28 @@ def main() -> None:
     raise SystemExit(exit_code() if code is None else code)  # None: a KeyboardInterrupt from anywhere
 
 
+def _require_shared() -> None:
+    """ConfigError for a verb that several processes cannot share."""
+    shared = {"run", *MAIN}
+    if launched() > 1 and sys.argv[1:2] and sys.argv[1] not in shared:
+        raise ConfigError(
+            f"{sys.argv[1]} runs in one process, and torchrun has started {launched()}; start it without torchrun "
+            f"(shared: {', '.join(sorted(shared))})"
+        )
+
+
 def _run() -> int:
     """Run the command; returns the exit code."""
     try:
-        app(standalone_mode=True)
+        _require_shared()
+        with joined():
+            app(standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (TutelageError, OSError) as error:
         if os.environ.get("TUTELAGE_DEBUG"):
             raise
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError | PeerError):  # a PeerError is said by the rank that failed
             return 1
         words = " ".join(str(error).split()) or type(error).__name__
         stopped = isinstance(error, Interrupted)

@@ -1,7 +1,8 @@
 """Files and folders that are there whole or not at all, whatever kills the process that writes them.
 
 Both are written aside, as `.NAME.PID.part`, fsynced and renamed. A folder cannot be renamed over another: the older one
-is first moved to `.NAME.PID.old`, and if the process dies between the two renames, the next writer puts it back.
+is first moved to `.NAME.PID.old`, and if the process dies between the two renames, the next writer puts it back. Of the
+ranks of one job only rank 0 writes: the functions do nothing in the others (core/distributed.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tutelage.core.distributed import follows
 from tutelage.core.errors import RunError, TutelageError
 
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>part|old)")
@@ -20,6 +22,8 @@ _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>part|old)")
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file: a reader sees the old one or the new one, never half. RunError when the disk refuses."""
+    if follows():
+        return
     aside = _aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +45,8 @@ def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], object]
     RunError when the disk refuses; whatever `write` raises, the older folder stays as it was.
     """
     target = Path(folder)
+    if follows():
+        return target
     aside = _aside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +75,7 @@ def sweep(parent: Path, name: str | None = None) -> None:
 
     A writer that still lives keeps its files; this process counts as dead, as it calls this before or after writing.
     """
-    for left in list(parent.iterdir()) if parent.is_dir() else []:
+    for left in list(parent.iterdir()) if parent.is_dir() and not follows() else []:
         found = _LEFT.fullmatch(left.name)
         if not found or name not in (None, found["name"]) or _alive(int(found["pid"])):
             continue

@@ -53,8 +53,9 @@ PARTS = "parts"
 """Folder of what a stage has finished of its parts, each a folder of its own; it goes when the run is finished."""
 KEPT = (*LOGS, "summary.json", "model", "checkpoints", PARTS)
 """Where a run's work lies: a directory in which all of these are absent or empty has nothing to lose."""
-UNBOUND = ("guard", "keep_checkpoints", "workers")
-"""Keys that are no part of the identity: how a run is looked after, and by how many, may be changed when it goes on."""
+UNBOUND = ("guard", "keep_checkpoints", "workers", "parallel")
+"""Keys that are no part of the identity: how a run is looked after, by how many, and how they share the work may be
+changed when it goes on."""
 BEGUN = ("python", "versions", "commit", "cpu")
 """What else decides about the last bits: a run resumed on another machine or code is told so."""
 

@@ -200,8 +200,7 @@ class LocalEngine:
             error = self._refusal(ids, params)
             if error:
                 raise DataError(f"prompt {i}: {error}")
-        base = _seed(params, ())
-        chosen = list(seeds) if seeds is not None else [derive_seed(base, i + 1) for i in range(len(prompt_ids))]
+        chosen = list(seeds) if seeds is not None else rollout_seeds(params, len(prompt_ids))
         known: dict[Any, SamplingParams] = {}
         fitted = [self._fitted(params, ids, known, 0) for ids in prompt_ids]
         out: list[Completion] = []
@@ -377,6 +376,12 @@ class LocalEngine:
     def text_of(self, tokens: Sequence[int]) -> str:
         """Text of completion tokens without special tokens."""
         return self.texts.of(tokens)
+
+
+def rollout_seeds(params: SamplingParams, count: int) -> list[int]:
+    """The seeds of `count` prompts of one rollout: one that is shared out draws what it draws in one piece."""
+    base = _seed(params, ())
+    return [derive_seed(base, i + 1) for i in range(count)]
 
 
 def _seed(params: SamplingParams, ids: Sequence[int]) -> int:

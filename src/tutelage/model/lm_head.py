@@ -28,7 +28,12 @@ class LMHead:
         """`out`: what the model's trunk returns; its last states are replaced."""
         self._plain, self._out = plain_model(model), out
         self.vocabulary = vocabulary(model)
-        self.parameters: list[Tensor] = []
+        self.model, self.trained = model, set[str]()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Found by name at every call: under FSDP they are other tensors within a forward than outside."""
+        return [p for name, p in self.model.named_parameters() if name in self.trained]
 
     def __call__(self, states_ND: Tensor) -> Tensor:
         trunk, self._out.last_hidden_state = self._plain.base_model, states_ND[None]
@@ -96,8 +101,8 @@ def _probe(model: Any) -> LMHead:
     gap = (made - wanted[some]).detach().abs().max() / (1 + wanted.detach().abs().max())
     if not gap <= (1e-4 if made.dtype == torch.float32 else 5e-2):
         raise ValueError(f"its logits differ by {float(gap):.1e}")
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if made.requires_grad:
-        grads = torch.autograd.grad(made.float().sum(), trained, allow_unused=True)
-        head.parameters = [p for p, g in zip(trained, grads) if g is not None]
+        grads = torch.autograd.grad(made.float().sum(), list(trained.values()), allow_unused=True)
+        head.trained = {name for name, g in zip(trained, grads) if g is not None}
     return head

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from tutelage.core.atomic import sweep, write_atomic
 from tutelage.core.config import build, expand, merge, read_toml
+from tutelage.core.distributed import from_main
 from tutelage.core.errors import ConfigError, DataError, Interrupted, RunError
 from tutelage.core.rundir import read_manifest
 from tutelage.core.stop import stops_at_once
 from tutelage.model.hub import find_model_dir
 from tutelage.pipeline.compare import CompareConfig, answers, measure
-from tutelage.pipeline.stages import STAGES, config_class, files_of, launch, read_summary
+from tutelage.pipeline.stages import STAGES, config_class, files_of, launch, read_summary, require_spmd
 from tutelage.report import stage_table, write_report
 
 console = Console()
@@ -42,7 +43,9 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     its parents' fingerprints. Interrupted on Ctrl-C and SIGTERM.
     """
     out, steps, compare = plan(path, overrides)
-    _claimable(out, [step.name for step in steps])
+    for step in steps:
+        require_spmd(step.kind)
+    from_main(lambda: _claimable(out, [step.name for step in steps]))
     sweep(out)
     table: list[dict[str, Any]] = []
     for number, step in enumerate(steps, 1):
@@ -60,7 +63,7 @@ def run_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         _save(out, table, {}, [])
     try:
         with stops_at_once():
-            summary = _conclude(out, table, compare)
+            summary = from_main(lambda: _conclude(out, table, compare))
     except KeyboardInterrupt:
         raise Interrupted(f"{out}: stopped; every stage is finished, the same command writes the report") from None
     console.print(stage_table(summary))

@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from tutelage.core.config import StageConfig, build
+from tutelage.core.distributed import broadcast, explained, follows, from_main, world_size
 from tutelage.core.errors import ConfigError, Interrupted, RunError
+from tutelage.core.follower import Follower, open_together
 from tutelage.core.memory import out_of_memory, ran_out
 from tutelage.core.rundir import PARTS, RunDir, read_manifest
 from tutelage.core.runtime import generators_kept, keep_memory, reseed, set_threads
@@ -47,6 +49,12 @@ STUDIES = {
 }  # fmt: skip
 """Studies run like stages; a recipe does not hold them, and on the command line they stand behind `study`; one with the
 name of a stage has "study-" before it here."""
+TOGETHER = ("pretrain", "sft", "reward", "ppo", "grpo", "dpo")
+"""Stages whose work the ranks of a torchrun job share."""
+BY_ONE = (
+    "tokenizer", "prepare", "mixture", "rank", "bestofn", "evaluate", "conduct", "icl", "constitution", "feedback",
+)  # fmt: skip
+"""Stages that rank 0 runs while the others wait."""
 INPUTS = (
     "tokenizer", "data", "model", "sft", "proposer", "reward", "held_out_rewards", "judge", "gold", "held_out",
     "ptx_data", "helpful", "constitution", "mix", "test", "check", "exemplars", "ready", "evaluation",
@@ -88,8 +96,9 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
     """
     config = build(config_class(kind), values, where=kind)
     out = Path(config.out or f"runs/{kind}")
-    directory = RunDir(out, kind, config.model_dump(mode="json"), _inputs(config))
-    if directory.open(restart=restart) == "finished":
+    require_spmd(kind)
+    directory = (Follower if follows() else RunDir)(out, kind, config.model_dump(mode="json"), _inputs(config))
+    if open_together(directory, restart) == "finished":
         directory.close()
         return out, False
     try:
@@ -98,16 +107,17 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
             keep_memory()
             directory.note(device="cpu", threads=set_threads(directory.recall("threads")))
             reseed(config.seed, kind)
-            summary = _module(kind).run(config, directory)
+            summary = _shared_out(kind, config, directory)
         with StopFlag() as stop:
             directory.finish(summary)
+        broadcast(None)  # the next stage of every rank finds this one finished
     except KeyboardInterrupt:
         with undisturbed():
             stopped = Interrupted(f"{out}: stopped; {_saved(out)}; the same command resumes")
             directory.fail(stopped, "stopped")
         raise stopped from None
     except Exception as problem:
-        error = out_of_memory(str(out), problem, directory.config) if ran_out(problem) else problem
+        error = explained(out_of_memory(str(out), problem, directory.config) if ran_out(problem) else problem)
         with undisturbed():
             directory.fail(error, "stopped" if isinstance(error, Interrupted) else "failed")
         if error is problem:
@@ -118,6 +128,23 @@ def launch(kind: str, values: Mapping[str, Any], restart: bool = False) -> tuple
     if stop.set:
         raise Interrupted(f"{out}: finished, then stopped; the same command goes on")
     return out, True
+
+
+def require_spmd(kind: str) -> None:
+    """ConfigError under torchrun for what would be trained as many times as there are processes."""
+    if world_size() > 1 and kind not in (*TOGETHER, *BY_ONE):
+        raise ConfigError(
+            f"{kind} does not share its work among processes yet, and {world_size()} were started; run it without "
+            f"torchrun (shared: {', '.join(TOGETHER)}; by rank 0 alone: {', '.join(BY_ONE)})"
+        )
+
+
+def _shared_out(kind: str, config: StageConfig, directory: RunDir) -> dict[str, Any]:
+    """The stage's summary: of a stage of one process rank 0's."""
+    module = _module(kind)
+    if kind in TOGETHER:
+        return module.run(config, directory)
+    return from_main(lambda: module.run(config, directory))
 
 
 def _saved(out: Path) -> str:

@@ -10,6 +10,7 @@ from tutelage.core.rundir import RunDir
 from tutelage.loss.policy import FixedKL
 from tutelage.train.optim import OptimConfig
 from tutelage.train.pairs import PairConfig, improve_pairs
+from tutelage.train.parallel import require_one
 from tutelage.train.prefer import prefer
 from tutelage.train.rewards import RewardSpecs
 from tutelage.train.rl import RlConfig, reinforce
@@ -70,5 +71,6 @@ class DpoConfig(RlConfig, PairConfig):
 def run(config: DpoConfig, run: RunDir) -> dict[str, Any]:
     """Train on the preferences, or on the policy's own answers."""
     if config.online:
+        require_one("online=true")  # how many pairs a rank's answers give, and so its steps, would differ
         return reinforce(config, run, improve_pairs, FixedKL(config.beta), group=config.group_size)
     return prefer(config, run)

@@ -14,19 +14,20 @@ from tutelage.core.rundir import RunDir
 from tutelage.engine import LocalEngine, SamplingParams
 from tutelage.engine.masked import room
 from tutelage.model.hub import create_model, load_model, load_tokenizer, parameter_count, save_model, settle_unseen
-from tutelage.text.loader import BlockLoader
+from tutelage.text.loader import BlockLoader, share
 from tutelage.text.shards import TokenShards
 from tutelage.train.evaluate import bits_per_byte, objective_loss, text_loss, whole_text_nats
 from tutelage.train.guard import TrainingKeys
 from tutelage.train.loop import train
 from tutelage.train.objectives import causal
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.parallel import ParallelKeys, require_one
 from tutelage.train.pretraining import Setting, check_preset, setting
 from tutelage.train.samples import sampler
 from tutelage.train.sources import world
 
 
-class PretrainConfig(TrainingKeys):
+class PretrainConfig(TrainingKeys, ParallelKeys):
     data: str
     """Run directory of `prepare`."""
     tokenizer: str
@@ -82,13 +83,8 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         model, tokenizer = load_model(config.model, tokenizer)
     data = Path(config.data)
     shards = TokenShards(data / "train", tokenizer)
-    loader = BlockLoader(
-        shards,
-        config.batch_size,
-        config.block_size,
-        config.seed,
-        shuffle=config.order == "shuffled",
-    )
+    shape = (config.batch_size, config.block_size, config.seed)
+    loader = BlockLoader(shards, *shape, shuffle=config.order == "shuffled", **share())
     held = TokenShards(data / "validation", tokenizer)
     engine = LocalEngine(model, tokenizer)
     _fits(config, engine.context_length)
@@ -119,6 +115,7 @@ def run(config: PretrainConfig, run: RunDir) -> dict[str, Any]:
         log_every=50,
         sample=sampler(engine, starts, max_tokens=32, temperature=1.0, seed=config.seed),
         stop_when=(lambda row: row.get("probe", 0.0) >= stop) if stop else None,
+        parallel=config.parallel,
     )
     if config.model.startswith("preset:"):
         settle_unseen(model, torch.from_numpy(shards.counts() > 0))
@@ -140,6 +137,7 @@ def _fits(config: PretrainConfig, context: int) -> None:
 
 def _denoise(config: PretrainConfig, run: RunDir, tokenizer: Any) -> dict[str, Any]:
     """Train a masked LM or an encoder-decoder."""
+    require_one(f"objective={config.objective}")
     if config.probe:
         raise ConfigError(f"probe={config.probe} asks a causal LM, and objective={config.objective}; leave probe out")
     if config.block_size < LEAST_BLOCK:

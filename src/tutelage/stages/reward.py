@@ -21,6 +21,7 @@ from tutelage.train.loop import train
 from tutelage.train.objectives import kwise
 from tutelage.train.optim import OptimConfig, Optimizers
 from tutelage.train.packs import takes_packs
+from tutelage.train.parallel import ParallelKeys
 from tutelage.train.reward_data import RankingLoader, encode_rankings, score_rankings
 from tutelage.train.reward_details import full_report
 from tutelage.train.reward_report import pair_accuracy, prefers_longer, truth_of
@@ -29,7 +30,7 @@ from tutelage.train.sources import demonstration, rankings
 Rows = list[dict[str, Any]]
 
 
-class RewardConfig(TrainingKeys):
+class RewardConfig(TrainingKeys, ParallelKeys):
     model: str
     """The SFT model."""
     data: str
@@ -93,6 +94,7 @@ def run(config: RewardConfig, run: RunDir) -> dict[str, Any]:
         steps=config.steps,
         precision=config.precision,
         save_every=config.save_every,
+        parallel=config.parallel,
     )
     model.eval()
 

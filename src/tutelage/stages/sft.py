@@ -27,7 +27,7 @@ from tutelage.model.lm_head import LMHead, lm_head
 from tutelage.model.tuning import LEARNED_PROMPTS, Method, PromptSettings, add_adapter, check_merge, save_adapter
 from tutelage.text.chat import as_messages, chat_tokens, encode_chats, ensure_chat, turn_end_id
 from tutelage.text.corpus import corpus_files
-from tutelage.text.loader import BlockLoader, Mixed, RowLoader, pack_rows
+from tutelage.text.loader import BlockLoader, Mixed, RowLoader, pack_rows, share
 from tutelage.text.shards import TokenShards
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.early_stop import LowestKept
@@ -36,12 +36,13 @@ from tutelage.train.guard import TrainingKeys
 from tutelage.train.loop import Objective, train
 from tutelage.train.objectives import Chunked, WithText, answer_nats, causal
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.parallel import ParallelKeys, require_one
 from tutelage.train.samples import sampler
 from tutelage.train.seq2seq import refuse, tune
 from tutelage.train.sources import conversations, is_world
 
 
-class SftConfig(TrainingKeys):
+class SftConfig(TrainingKeys, ParallelKeys):
     model: str
     """Base model: a run directory, folder or hub id."""
     data: str = "schoolroom:demo"
@@ -257,7 +258,8 @@ def _loader(config: SftConfig, tuned: Tuned, rows: Encoded) -> RowLoader:
             raise ConfigError(f"block_size={config.block_size}: {words}")
         made = pack_rows(rows, config.block_size)
     pad = tuned.tokenizer.pad_token_id
-    return RowLoader(made, batch_size=config.batch_size, seed=config.seed, pad_id=pad, flat=config.packing)
+    size = {"batch_size": config.batch_size, **share()}
+    return RowLoader(made, seed=config.seed, pad_id=pad, flat=config.packing, **size)
 
 
 def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         shards = TokenShards(folder / "validation", tokenizer)
         if config.ptx_coef:
             text = TokenShards(folder / "train", tokenizer)
-            loader = Mixed(loader, BlockLoader(text, config.ptx_batch, config.ptx_block, config.seed))
+            loader = Mixed(loader, BlockLoader(text, config.ptx_batch, config.ptx_block, config.seed, **share()))
             objective = WithText(config.ptx_coef, objective)
 
     def evaluate() -> dict[str, Any]:
@@ -303,6 +305,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
         save_every=config.save_every,
         stop_when=lowest,
         beside={"lowest": lowest} if lowest else None,
+        parallel=config.parallel,
     )
     if lowest:
         kept = lowest.finish(run.path / "model")
@@ -323,6 +326,7 @@ def run(config: SftConfig, run: RunDir) -> dict[str, Any]:
 
 def _encoder_decoder(config: SftConfig, run: RunDir) -> dict[str, Any]:
     """Flan-T5's way: the question through the encoder, the answer from the decoder, no chat template."""
+    require_one("sft of an encoder-decoder")
     without = {"method": "full", "packing": False, "checkpointing": False, "ptx_data": None, "patience": 0}
     refuse(**{key: (getattr(config, key), value) for key, value in without.items()})
     keys = ("max_length", "batch_size", "seed", "steps", "precision", "eval_every", "save_every", "optimizer")

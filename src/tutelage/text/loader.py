@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.core.distributed import rank, world_size
 from tutelage.core.errors import ConfigError, DataError
 from tutelage.text.shards import TokenShards
 
@@ -17,6 +18,11 @@ IGNORED = -100
 Batch = dict[str, Tensor]
 Row = Mapping[str, Sequence[int]]
 _FILL = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "document_ids": -1}
+
+
+def share() -> dict[str, Any]:
+    """A training loader's `rank` and `world_size` in this process."""
+    return {"rank": rank(), "world_size": world_size()}
 
 
 def _check_ranks(rank: int, world_size: int) -> None:

@@ -20,6 +20,7 @@ from tutelage.model.hub import find_model_dir, reading, save_model
 from tutelage.train.compiled import Compiled
 from tutelage.train.drive import Stateful, console
 from tutelage.train.optim import OptimConfig, Optimizers
+from tutelage.train.parallel import Parallel, Sharded, ShardedState, shard, sharded
 from tutelage.train.rewards import One, Several, each_reward, is_model
 from tutelage.train.scores import Ensemble, Rewards, Score, build_rewards, by_model, plain_score
 from tutelage.train.shared import Logits, compile_all, takes_groups
@@ -69,9 +70,29 @@ class Cast:
     adapters: Adapters | None = None
     build: Callable[[RewardSetting], Rewards] | None = None
     """Further rewards on the same episodes (those that are watched and not maximised)."""
+    shards: Sharded | None = None
+    """The policy as it is trained, where that is not `policy` itself."""
+
+    def spread(self, parallel: Parallel) -> None:
+        """Share the training out among the ranks; nothing without torchrun. Reference and rewards stay whole."""
+        self.shards = sharded(self.policy, None, parallel)
+        if self.shards is None:
+            return
+        actors, parts = self.actors, self.parts
+        actors.policy = Logits(self.shards.model)
+        parts["policy"] = self.shards
+        actors.policy_optim = parts["policy_optim"] = self.shards.optimizers(actors.policy_optim)
+        if actors.critic is not None:
+            critic = parts["critic"]
+            assert isinstance(critic, nn.Module)
+            parts["critic"] = ShardedState(shard(critic))
+            like = actors.critic_optim
+            actors.critic_optim = parts["critic_optim"] = Optimizers(critic, like.config, like.head_lr)
 
     def enter_policy(self) -> None:
-        """Call before sampling: the engine runs the bare policy module."""
+        """Call before sampling or saving: the engine runs the bare policy module, with the newest weights."""
+        if self.shards:
+            self.shards.refresh()
         if self.adapters:
             self.adapters.use("policy")
 

@@ -21,7 +21,9 @@ from torch import nn
 
 from tutelage.core.atomic import sweep, write_folder
 from tutelage.core.checksums import DamagedError, check, facts_of, seal
+from tutelage.core.distributed import broadcast, follows
 from tutelage.core.errors import RunError
+from tutelage.train.sharded import is_sharded, matching, read_shards, write_shards
 
 
 def _split(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -31,6 +33,10 @@ def _split(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     stored: set[int] = set()
 
     def walk(value: Any, name: str) -> Any:
+        if isinstance(value, torch.Tensor) and is_sharded(value):
+            name = next((known for known, tensor in tensors.items() if tensor is value), name)  # tied weights
+            tensors[name] = value
+            return {"__tensor__": name}
         if isinstance(value, torch.Tensor):
             tensor = value.detach().contiguous()
             storage = tensor.untyped_storage().data_ptr()
@@ -66,9 +72,18 @@ def save_checkpoint(
     the older ones are then all kept.
     """
     plain, tensors = _split(state)
+    shards = any(map(is_sharded, tensors.values()))
+    if follows():  # of shards a rank writes its own, into rank 0's folder; else rank 0 has them all
+        if shards:
+            write_shards(tensors, broadcast(folder))
+            broadcast(None)
+        return folder / f"step-{step}"
 
     def write(aside: Path) -> None:
-        save_file(tensors, aside / "state.safetensors")
+        if shards:
+            write_shards(tensors, broadcast(aside))
+        else:
+            save_file(tensors, aside / "state.safetensors")
         (aside / "state.json").write_text(json.dumps({"step": step, "state": plain}), encoding="utf-8")
         seal(aside, step=step, measured=measured)
 
@@ -79,6 +94,8 @@ def save_checkpoint(
         kept = [s for s in saved_steps(folder) if s < step]
         raise RunError(f"{error} (step {kept[-1]} is saved)" if kept else str(error)) from error
     steps = saved_steps(folder)
+    if shards:
+        broadcast(None)  # it is in its place: now a rank may end
     before, after = (steps[: steps.index(step) + 1], steps[steps.index(step) + 1 :])
     for old in {*before[:-keep], *after} - {best_step(folder, before)}:
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
@@ -112,7 +129,9 @@ def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
         try:
             check(path)
             # copies: the file's own pages are neither aligned as torch aligns memory, nor safe once it is replaced
-            tensors = {name: tensor.clone() for name, tensor in load_file(path / "state.safetensors").items()}
+            file = path / "state.safetensors"
+            whole = {name: tensor.clone() for name, tensor in load_file(file).items()} if file.exists() else None
+            tensors = read_shards(path) if whole is None else whole
             return step, _join(json.loads((path / "state.json").read_text(encoding="utf-8"))["state"], tensors)
         except (DamagedError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
@@ -141,4 +160,4 @@ class Trained:
             odd = sorted(own.keys() ^ state.keys())[0]
             raise RunError(f"the checkpoint has other trained parameters than the model: {odd}")
         for name, parameter in own.items():
-            parameter.copy_(state[name])
+            parameter.copy_(matching(state[name], parameter))

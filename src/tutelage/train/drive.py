@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from tutelage.core.distributed import any_rank, broadcast, rank
 from tutelage.core.errors import Interrupted, RunError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import reseed, resolve_precision
@@ -42,7 +43,7 @@ class Values:
 def settle_precision(run: RunDir, precision: str) -> str:
     """"fp32" or "bf16" for the whole run: what "auto" gave when it began holds for every resume."""
     found = run.recall("dtype") if precision == "auto" else None
-    found = found or resolve_precision(precision)
+    found = broadcast(found or resolve_precision(precision))  # measured: the ranks need not agree
     run.note(dtype=found)
     return str(found)
 
@@ -67,6 +68,7 @@ def drive(
     """
     if guard:
         parts = {**parts, "guard": guard}
+    number = rank()  # the others drop out other units than rank 0
     folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
     if found := load_latest(folder):
         start, state = found
@@ -91,7 +93,7 @@ def drive(
         for step in range(start + 1, steps + 1):
             if enough():
                 break
-            reseed(seed, "step", step)
+            reseed(seed, "step", step, *([number] if number else []))
             try:
                 row = one_step(step)
             except unmoved as error:
@@ -103,12 +105,13 @@ def drive(
             left_out = guard.report(run) if guard else {}
             if row:
                 run.log({**row, **left_out})
-            ending = stop.set or (guard is not None and guard.stopping) or step == steps or enough()
+            stopping = any_rank(stop.set)
+            ending = stopping or (guard is not None and guard.stopping) or step == steps or enough()
             if ending or (save_every and step % save_every == 0):
                 save(step, row)
                 saved = step
             if guard:
                 guard.end(run, step)
-            if stop.set:
+            if stopping:
                 raise Interrupted(f"{run.path}: stopped and saved at step {step} of {steps}; the same command resumes")
     reseed(seed, "after the steps")

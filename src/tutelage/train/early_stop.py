@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.core.atomic import write_folder
+from tutelage.core.distributed import follows
 
 BEST = "best"
 """Folder of the best model so far, in the run directory, while a run with an early stop goes on."""
@@ -81,6 +82,6 @@ class LowestKept:
 def move_best(run: Path, folder: Path) -> None:
     """Put the best model in its place; once it is there (a run was killed right after), nothing is left to do."""
     best = run / BEST
-    if best.is_dir():
+    if best.is_dir() and not follows():
         write_folder(folder, lambda aside: shutil.copytree(best, aside, dirs_exist_ok=True))
         shutil.rmtree(best)

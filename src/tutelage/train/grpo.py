@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tutelage.core.distributed import own, world_size
 from tutelage.loss.lm import masked_sum
 from tutelage.loss.policy import AnswerMean, GroupKind, answer_weights, group_advantages, kl_estimate, policy_loss
 from tutelage.train.update import (
@@ -23,6 +24,7 @@ from tutelage.train.update import (
     facts,
     passes,
     pretraining_gradient,
+    share,
 )
 
 KLKind = Literal["k1", "k2", "k3", "abs"]
@@ -63,8 +65,9 @@ class GroupConfig(PassConfig):
     (DAPO); constant: sum of the tokens over answers times max_tokens (dr_grpo). With ratio=answer: over answers."""
 
     def leaves_open(self) -> bool:
-        """Whether the update's own forward may give the old log-probs: one minibatch, and no score that needs them."""
-        return self.minibatches == 1 and self.chosen()[0] == "loss"
+        """Whether the update's own forward may give the old log-probs: one minibatch, one rank (all need all of them),
+        and no score that needs them."""
+        return world_size() == 1 and self.minibatches == 1 and self.chosen()[0] == "loss"
 
     def chosen(self) -> tuple[str, str, str, str]:
         """(kl_in, kl_kind, ratio, average) with the method's own where no key says otherwise."""
@@ -97,7 +100,7 @@ def improve_groups(
 
     def minibatch(s: slice) -> tuple[dict[str, Any], float]:
         out = _minibatch(actors, rollout, s, judged, advantages, config, beta, ptx, precision)
-        return out, float(mask[s].sum())
+        return out, float(mask[own(s)].sum())
 
     made = passes(actors, len(mask), config, done, minibatch)
     kl = kl_estimate(judged.old, judged.ref) * mask
@@ -146,12 +149,15 @@ def _minibatch(
     ptx: Ptx | None,
     precision: str,
 ) -> dict[str, Any]:
-    """Gradients of one minibatch."""
+    """Gradients of this rank's part of one minibatch, as parts of the whole minibatch's mean."""
+    _, _, ratio, average = config.chosen()
+    part = share(rollout, s, by_answers=ratio == "answer" or average != "tokens") if world_size() > 1 else 1.0
+    s = own(s)
     logp = current_logprobs(actors, rollout, s, config, precision, judged)
     loss, metrics = group_loss(
         logp, judged.old[s], judged.ref[s], advantages[s], rollout.mask[s], config, beta
     )  # fmt: skip
-    loss.backward()
+    (loss * part if part != 1.0 else loss).backward()
     out = {"policy_loss": loss.detach()}
     out |= {k: metrics[k] for k in ("clip_fraction", "approx_kl", "ratio_max_dev", "kl_loss") if k in metrics}
     return out | pretraining_gradient(actors, config, ptx, precision)

@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tutelage.core.config import StageConfig
+from tutelage.core.distributed import any_rank
 from tutelage.core.errors import DivergedError
 from tutelage.core.rundir import RunDir
+from tutelage.train.sharded import local
 
 Verdict = Literal["skip", "stop"]
 NORMAL = 1.4826
@@ -133,7 +135,7 @@ class Guard:
 
     def check_weights(self, run: RunDir, step: int) -> None:
         """DivergedError if a trained number is not finite: such a state must not take the place of a sound one."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.params):
+        if any_rank(not all(bool(torch.isfinite(local(p)).all()) for p in self.params)):
             raise DivergedError(
                 f"{run.path}: weights are not finite after step {step}, which is not saved; {self._advice(run)}"
             )

@@ -13,15 +13,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from tutelage.core.distributed import all_sum, from_main, world_size
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import autocast
 from tutelage.train.checkpoint import Trained
 from tutelage.train.drive import Stateful, Values, console, drive, settle_precision
 from tutelage.train.guard import Guard
 from tutelage.train.optim import Optimizers
+from tutelage.train.parallel import Parallel, sharded
 
 Batch = Mapping[str, Any]
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Any]]]
+Compute = Callable[[Batch], tuple[Tensor, dict[str, Any]]]
 
 
 class Loader(Protocol):
@@ -51,6 +54,7 @@ def train(
     sample: Callable[[], list[dict[str, Any]]] | None = None,
     dropout: bool = True,
     beside: Mapping[str, Stateful] | None = None,
+    parallel: Parallel = "ddp",
 ) -> dict[str, Any]:
     """Train for `steps` optimiser steps, resuming from the newest checkpoint of `run`.
 
@@ -58,19 +62,25 @@ def train(
     samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early; `beside` is
     what it remembers, part of the checkpoint. Without `dropout` the model computes the same function in training as in
     evaluation.
+    Under torchrun the ranks share the work (train/parallel.py), and rank 0 evaluates and samples.
     Returns the last metrics. Raises, once it has saved, Interrupted on Ctrl-C, and DivergedError where the guard says
     so (see train/guard.py).
     """
-    state, guard = Values(last={}, seconds=0.0), Guard.of(run, optimizers.params)
+    state = Values(last={}, seconds=0.0)
     precision = settle_precision(run, precision)
     tokens, spent = 0, 0.0  # since the last row
+    compute: Compute = lambda batch: objective(model, batch)  # noqa: E731
+    learner, renew = model, _nothing
+    if shards := sharded(model, objective, parallel):
+        compute, learner, renew = shards.root, shards.model, shards.refresh
+        optimizers = shards.optimizers(optimizers)
+    guard = Guard.of(run, optimizers.params)
 
     def one(step: int) -> dict[str, Any] | None:
         nonlocal tokens, spent
         values, began, row = state.values, time.perf_counter(), None
         guard.begin(step)
-        done = (step - 1) / steps
-        metrics, norm = _step(model, objective, loader, optimizers, accumulate, precision, done, guard)
+        metrics, norm = _step(compute, loader, optimizers, accumulate, precision, (step - 1) / steps, guard)
         tokens += metrics.pop("tokens", 0)
         spent += time.perf_counter() - began
         due = step == steps or bool(eval_every and step % eval_every == 0)
@@ -79,18 +89,25 @@ def train(
             row["seconds"] = round(values["seconds"] + time.perf_counter() - began, 2)
             tokens, spent = 0, 0.0
             if due:
-                row.update(_look(model, run, step, evaluate, sample, dropout))
+                renew()
+                row.update(from_main(lambda: _look(model, run, step, evaluate, sample, dropout)))
             values["last"] = {**row, "stopped": True} if stop_when and stop_when(row) else row
             _show(run.path.name, row, steps)
         values["seconds"] += time.perf_counter() - began
         return row
 
     model.train(dropout)
-    moved = model if all(p.requires_grad for p in model.parameters()) else Trained(model)
+    learner.train(dropout)
+    moved: Stateful = shards or (model if all(p.requires_grad for p in model.parameters()) else Trained(model))
     parts: dict[str, Any] = {"model": moved, "optimizers": optimizers, "loader": loader, "state": state}
     parts |= beside or {}
     drive(run, parts, steps, one, save_every, lambda: state.values["last"].get("stopped", False), guard=guard)
+    renew()
     return state.values["last"]
+
+
+def _nothing() -> None:
+    """A model that is trained itself has nothing to renew."""
 
 
 def _look(
@@ -112,8 +129,7 @@ def _look(
 
 
 def _step(
-    model: nn.Module,
-    objective: Objective,
+    compute: Compute,
     loader: Loader,
     optimizers: Optimizers,
     accumulate: int,
@@ -128,13 +144,16 @@ def _step(
         batch = next(loader)
         guard.rows.append(getattr(loader, "handed", None))
         with autocast(precision):
-            loss, metrics = objective(model, batch)
+            loss, metrics = compute(batch)
         loss.backward()
         units = metrics.pop("count")
         tokens += metrics.pop("tokens", units)
         total, count = total + float(loss.detach()), count + units
         for key, value in metrics.items():
             sums[key] = sums.get(key, 0.0) + float(value) * units
+    if world_size() > 1:
+        total, units, seen, *values = all_sum([total, count, tokens, *sums.values()])
+        count, tokens, sums = int(units), int(seen), dict(zip(sums, values))
     for p in optimizers.params:
         if p.grad is not None:
             p.grad.div_(max(1, count))

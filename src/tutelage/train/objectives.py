@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.core.distributed import all_sum, world_size
 from tutelage.loss.lm import (
     chunked_cross_entropy,
     chunked_nats,
@@ -117,10 +118,15 @@ class WithText:
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         total, metrics = self.main(model, batch)
         text, count = causal(model, batch["ptx"])
-        mean = text / max(1, count["count"])
+        units, texts, shown = metrics["count"], count["count"], None
+        if world_size() > 1:  # the ranks' parts of the one mean
+            units, texts, nats = all_sum([units, texts, float(text.detach())])
+            shown = nats / max(1, texts)
+        mean = text / max(1, texts)
         # in units of the main loss, so that the step's division by its count leaves coef * mean
-        total = total + self.coef * metrics["count"] * mean
-        return total, {**metrics, "tokens": metrics["tokens"] + count["tokens"], "text_loss": float(mean.detach())}
+        total = total + self.coef * units * mean
+        tokens = metrics["tokens"] + count["tokens"]
+        return total, {**metrics, "tokens": tokens, "text_loss": float(mean.detach()) if shown is None else shown}
 
 
 def kwise(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:

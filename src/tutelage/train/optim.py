@@ -10,6 +10,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from tutelage.core.distributed import world_size
+from tutelage.train.sharded import is_sharded, local, matching, sum_gradients, whole
+
 
 class OptimConfig(BaseModel):
     """How parameters move."""
@@ -74,15 +77,15 @@ class Muon(torch.optim.Muon):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            grads = [p.grad for p in params]
+            grads = [local(p.grad) for p in params]  # type: ignore[arg-type]
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            buffers = [self.state[p]["momentum_buffer"] for p in params]
+            buffers = [local(self.state[p]["momentum_buffer"]) for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             moved = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
             if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_([local(p) for p in params], 1 - group["lr"] * group["weight_decay"])
             stacks: dict[tuple[int, int], list[int]] = {}
             for i, p in enumerate(params):
                 stacks.setdefault((min(p.shape), max(p.shape)), []).append(i)
@@ -90,7 +93,7 @@ class Muon(torch.optim.Muon):
                 most = max(1, self.stack_limit // (rows * columns))
                 for start in range(0, len(members), most):
                     part = members[start : start + most]
-                    self._apply(group, [params[i] for i in part], [moved[i] for i in part])
+                    self._apply(group, [params[i] for i in part], [_like(moved[i], params[i]) for i in part])
         return loss
 
     def _apply(self, group: dict[str, Any], params: list[Tensor], moved: list[Tensor]) -> None:
@@ -102,7 +105,23 @@ class Muon(torch.optim.Muon):
                 ratio = 0.2 * math.sqrt(columns)
             else:
                 ratio = math.sqrt(max(1.0, p.shape[0] / p.shape[1]))
-            p.add_((update if p.shape[0] == rows else update.T).to(p.dtype), alpha=-group["lr"] * ratio)
+            turned = update if p.shape[0] == rows else update.T
+            local(p).add_(local(matching(turned, p)).to(p.dtype), alpha=-group["lr"] * ratio)
+
+
+def _cut(value: Any, p: Tensor) -> Any:
+    """A whole state tensor as the shards of its parameter; numbers of steps as they are."""
+    return matching(value, p) if isinstance(value, Tensor) and value.shape == p.shape else value
+
+
+def _like(part: Tensor, p: Tensor) -> Tensor:
+    """The whole matrix of which `part` is this rank's part as it is of `p`: Newton-Schulz needs it whole."""
+    if not is_sharded(p):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(p, DTensor)
+    return whole(DTensor.from_local(part, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()))
 
 
 class Optimizers:
@@ -110,7 +129,7 @@ class Optimizers:
 
     def __init__(self, model: nn.Module, config: OptimConfig, head_lr: dict[str, float] | None = None):
         """`head_lr` maps a parameter-name prefix to a multiple of the learning rate (reward features use it)."""
-        self.config = config
+        self.config, self.head_lr = config, head_lr
         self.params = [p for p in model.parameters() if p.requires_grad]
         embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         muon, groups = [], {}  # type: ignore[var-annotated]
@@ -147,8 +166,10 @@ class Optimizers:
         return 1.0
 
     def clip(self) -> float:
-        """Clip the gradients; returns their norm before."""
-        return float(nn.utils.clip_grad_norm_(self.params, self.config.clip))
+        """Clip the gradients, under torchrun summed over the ranks first; returns their norm before."""
+        if world_size() > 1:
+            sum_gradients(self.params)
+        return float(whole(nn.utils.clip_grad_norm_(self.params, self.config.clip)))
 
     def move(self, done: float) -> None:
         """Step by the gradients, and forget them."""
@@ -178,4 +199,6 @@ class Optimizers:
 
     def load_state_dict(self, states: Iterable[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.optimizers, states):
-            optimizer.load_state_dict(state)
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            kept = {i: {k: _cut(v, params[i]) for k, v in one.items()} for i, one in state["state"].items()}
+            optimizer.load_state_dict({**state, "state": kept})

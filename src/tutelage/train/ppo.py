@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from tutelage.core.distributed import own, world_size
 from tutelage.core.runtime import autocast
 from tutelage.loss.lm import masked_whiten
 from tutelage.loss.policy import explained_variance, gae, kl_estimate, per_token_rewards, policy_loss, value_loss
@@ -26,6 +27,7 @@ from tutelage.train.update import (
     judge,
     passes,
     pretraining_gradient,
+    share,
 )
 
 __all__ = ["Actors", "Forward", "Judged", "Rollout", "UpdateConfig", "collate", "improve", "judge"]
@@ -73,7 +75,7 @@ def improve(
 
     def minibatch(s: slice) -> tuple[dict[str, Any], float]:
         out = _minibatch(actors, rollout, s, judged, advantages, returns, config, ptx, precision)
-        return out, float(mask[s].sum())
+        return out, float(mask[own(s)].sum())
 
     made = passes(actors, len(mask), config, done, minibatch)
     explained = float(explained_variance(judged.values, returns, mask))
@@ -91,14 +93,16 @@ def _minibatch(
     ptx: Ptx | None,
     precision: str,
 ) -> dict[str, Any]:
-    """Gradients of one minibatch.
+    """Gradients of this rank's part of one minibatch, as parts of the whole minibatch's mean.
 
     Each backward ends before the next forward: with a shared LoRA trunk the forward switches the adapter.
     """
+    part = share(rollout, s) if world_size() > 1 else 1.0
+    s = own(s)
     mask = rollout.mask[s]
     logp = current_logprobs(actors, rollout, s, config, precision)
     pg_loss, metrics = policy_loss(logp, judged.old[s], advantages[s], mask, config.clip)
-    pg_loss.backward()
+    (pg_loss * part if part != 1.0 else pg_loss).backward()
     out = {"policy_loss": pg_loss.detach()}
     out |= {k: metrics[k] for k in ("clip_fraction", "approx_kl", "ratio_max_dev")}
     out |= pretraining_gradient(actors, config, ptx, precision)
@@ -106,5 +110,5 @@ def _minibatch(
     with autocast(precision):
         values = actors.critic(rollout.tokens[s], rollout.attention[s])[:, :-1].float()
     v_loss, v_metrics = value_loss(values, judged.values[s], returns[s], mask, config.value_clip)
-    v_loss.backward()
+    (v_loss * part if part != 1.0 else v_loss).backward()
     return {**out, "value_loss": v_loss.detach(), "value_clip_fraction": v_metrics["value_clip_fraction"]}

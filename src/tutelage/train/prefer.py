@@ -19,7 +19,7 @@ from tutelage.model.adapters import Adapters, unload
 from tutelage.model.hub import load_model, resize_for, save_model
 from tutelage.schoolroom.rows import gold_reward
 from tutelage.text.chat import ensure_chat
-from tutelage.text.loader import BlockLoader, Mixed
+from tutelage.text.loader import BlockLoader, Mixed, share
 from tutelage.text.shards import TokenShards
 from tutelage.text.tokenizer import ensure_pad
 from tutelage.train.drive import settle_precision
@@ -27,6 +27,7 @@ from tutelage.train.evaluate import text_loss
 from tutelage.train.loop import Objective, train
 from tutelage.train.objectives import WithText
 from tutelage.train.optim import Optimizers
+from tutelage.train.parallel import require_one
 from tutelage.train.preferences import (
     LabelLoader,
     Preference,
@@ -58,6 +59,8 @@ def prefer(config: Any, run: RunDir) -> dict[str, Any]:
     resize_for(policy, tokenizer)
     precision = settle_precision(run, config.precision)
     known = gate(config.reward, config.gate)
+    if config.loss == "kto":  # its reference point is a mean over the whole batch
+        require_one("loss=kto")
     kto, pad = config.loss == "kto", tokenizer.pad_token_id
     rows, held = (thumbs if kto else rankings)(config.data, config.held_out, run.bad_rows)
     held = held[:: -(-len(held) // config.held_rows)]
@@ -74,12 +77,13 @@ def prefer(config: Any, run: RunDir) -> dict[str, Any]:
     if config.ptx_data and config.ptx_coef:
         text = TokenShards(Path(config.ptx_data) / "train", tokenizer)
         seed = stream_seed(config.seed, "ptx") % 2**31
-        loader = Mixed(loader, BlockLoader(text, config.ptx_batch, config.ptx_block, seed))
+        loader = Mixed(loader, BlockLoader(text, config.ptx_batch, config.ptx_block, seed, **share()))
         objective = WithText(config.ptx_coef, objective)
     last = train(
         policy, objective, loader, Optimizers(policy, config.optimizer), run, steps=config.updates,
         precision=precision, evaluate=evaluate, eval_every=config.eval_every, save_every=config.save_every,
         sample=sampler(engine, [as_turns(row["prompt"]) for row in held[:3]], config.max_tokens), dropout=False,
+        parallel=config.parallel,
     )  # fmt: skip
     save_model(unload(policy, "policy") if adapters else policy, tokenizer, run.path / "model")
     after = {k: v for k, v in last.items() if k in before}

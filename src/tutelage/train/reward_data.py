@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tutelage.core.distributed import rank, world_size
+from tutelage.core.errors import ConfigError
 from tutelage.core.runtime import generator
 from tutelage.model.heads import RewardModel, logprob_features
 from tutelage.text.chat import as_messages, encode_prompt, turn_end_id
@@ -47,9 +49,9 @@ def encode_ranking(row: Row, tokenizer: Any, max_length: int) -> Row:
         out["starts"].append(len(before))
         out["prompts_cut"] += len(before) < len(prompt)
         out["responses_cut"] += len(kept) < len(whole)
-    for rank, group in enumerate(row["ranking"]):
+    for place, group in enumerate(row["ranking"]):
         for i in group:
-            out["ranks"][i] = rank
+            out["ranks"][i] = place
     if row.get("p_better") is not None:
         out["p_better"] = torch.tensor([[torch.nan if p is None else p for p in line] for line in row["p_better"]])
     return out
@@ -136,13 +138,18 @@ def _shares(ranks_K: Tensor) -> Tensor:
 
 
 class RankingLoader:
-    """Endless shuffled batches of prompts with all their responses; resumable. `width`: see collate_rankings."""
+    """Endless shuffled batches of prompts with all their responses; resumable. `width`: see collate_rankings.
+
+    Of each batch of `batch_size` prompts this rank gets every world_size-th, whole. ConfigError for fewer than ranks.
+    """
 
     def __init__(self, rows: list[Row], batch_size: int, pad_id: int, seed: int, width: int | None = None):
         self.rows, self.batch_size, self.pad_id, self.seed = rows, min(batch_size, len(rows)), pad_id, seed
         self.width = width
         self.epoch, self.cursor = 0, 0
         self.handed: list[int] = []  # the last batch's rows
+        if self.batch_size < world_size():
+            raise ConfigError(f"batch_size={self.batch_size}: fewer prompts than the {world_size()} ranks; raise it")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -153,7 +160,7 @@ class RankingLoader:
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "rankings", self.epoch)).tolist()
         self.handed = order[self.cursor : self.cursor + self.batch_size]
         self.cursor += self.batch_size
-        return self.collate([self.rows[i] for i in self.handed])
+        return self.collate([self.rows[i] for i in self.handed[rank() :: world_size()]])
 
     def collate(self, rows: list[Row]) -> dict[str, Any]:
         """The batch of some rows."""

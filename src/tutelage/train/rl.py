@@ -13,14 +13,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.core.config import StageConfig
-from tutelage.core.errors import RewardError
+from tutelage.core.distributed import from_main, world_size
+from tutelage.core.errors import ConfigError, RewardError
 from tutelage.core.rundir import RunDir
 from tutelage.core.runtime import stream_seed
 from tutelage.engine import LocalEngine
 from tutelage.loss.policy import FixedKL
 from tutelage.model.adapters import LoraSettings
 from tutelage.model.hub import load_model
-from tutelage.text.loader import BlockLoader
+from tutelage.text.loader import BlockLoader, share
 from tutelage.text.shards import TokenShards
 from tutelage.train.actors import Cast, RewardSetting, separate, shared
 from tutelage.train.conduct import rates
@@ -28,11 +29,12 @@ from tutelage.train.drive import Values, console, drive, settle_precision
 from tutelage.train.evaluate import text_loss
 from tutelage.train.guard import Guard, TrainingKeys
 from tutelage.train.optim import OptimConfig
+from tutelage.train.parallel import ParallelKeys
 from tutelage.train.rewards import RewardSpec, RewardSpecs, each_reward
-from tutelage.train.rollouts import encode_prompts, sample_episodes
+from tutelage.train.rollouts import Episodes, encode_prompts, sample_episodes
 from tutelage.train.scores import Ensemble, Score, by_function
 from tutelage.train.sources import prompts, truth
-from tutelage.train.update import judge
+from tutelage.train.update import judge, shared_scores
 from tutelage.train.watch import Watch, WatchKeys
 
 SHOWN_PROMPT = 200
@@ -65,7 +67,7 @@ class RewardKeys(StageConfig):
         return RewardSetting(self.reward, self.reward_weights, self.ensemble, self.ensemble_k)
 
 
-class RlConfig(RewardKeys, WatchKeys, TrainingKeys):
+class RlConfig(RewardKeys, WatchKeys, TrainingKeys, ParallelKeys):
     """The keys of every method that learns from answers it samples."""
 
     data: str = "schoolroom:demo"
@@ -104,6 +106,8 @@ class RlConfig(RewardKeys, WatchKeys, TrainingKeys):
     def _compiled_in_full(self) -> RlConfig:
         if self.compiled and self.method == "lora":
             raise ValueError("compiled=true needs method=full: adapters are switched between forwards")
+        if self.parallel == "fsdp" and (self.method == "lora" or self.compiled):
+            raise ValueError("parallel=fsdp needs method=full and compiled=false; parallel=ddp takes them")
         return self
 
 
@@ -137,6 +141,11 @@ def reinforce(
     `improve` gives the old log-probs by its own forward (see Judged). Returns the
     summary: the last metrics, the curve's last and best means, and the text loss that the run cost.
     """
+    if config.batch_size // config.minibatches < world_size():
+        raise ConfigError(
+            f"batch_size={config.batch_size}, minibatches={config.minibatches}: fewer episodes in a minibatch than "
+            f"the {world_size()} ranks; raise batch_size or lower minibatches"
+        )
     policy, tokenizer = load_model(config.model)
     held = Path(config.ptx_data) / "validation" if config.ptx_data else None
     shards = TokenShards(held, tokenizer) if held else None
@@ -149,6 +158,7 @@ def reinforce(
         cast = shared(*common, config.lora, critic, group)
     else:
         cast = separate(*common, critic, group, precision if config.compiled else None)
+    cast.spread(config.parallel)
     optimizers = [one for one in (cast.actors.policy_optim, cast.actors.critic_optim) if one is not None]
     cast.actors.guard = Guard.of(run, [p for one in optimizers for p in one.params])
     engine = LocalEngine(policy, tokenizer, bf16=precision == "bf16", compiled=config.compiled)
@@ -157,7 +167,7 @@ def reinforce(
     ptx = None
     if config.ptx_data and config.ptx_coef:
         text = TokenShards(Path(config.ptx_data) / "train", tokenizer)
-        ptx = BlockLoader(text, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31)
+        ptx = BlockLoader(text, config.ptx_batch, config.ptx_block, stream_seed(config.seed, "ptx") % 2**31, **share())
     state = Values(curve=[], last={}, seconds=0.0)
     function = truth(config.data, config.gold)
     gold = by_function(function) if function else None
@@ -168,7 +178,8 @@ def reinforce(
         run, parts, config.updates, lambda step: update(scene, step), config.save_every, lambda: watch.stop,
         unmoved=(RewardError,), guard=cast.actors.guard,
     )  # fmt: skip
-    found = watch.finish(run.path / "model")
+    cast.enter_policy()
+    found = from_main(lambda: watch.finish(run.path / "model"))
     if shards:  # of the model that is kept, which an early stop may have taken from an earlier update
         known["text_loss"] = text_loss(load_model(run.path / "model")[0], shards, config.ptx_block)
     return {**summary(state.values), **known, **found}
@@ -181,7 +192,6 @@ def _watch(config: Any, run: RunDir, cast: Cast, tokenizer: Any, has_gold: bool)
         held_out = cast.build(RewardSetting([config.held_out_rewards], None, "mean-std", config.ensemble_k))
 
     def save(folder: Path) -> None:
-        cast.enter_policy()
         cast.save(tokenizer, folder)
 
     return Watch(config, run, held_out, save, has_gold)
@@ -199,15 +209,14 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
     cast.actors.guard.begin(step, [str(row["prompt"])[:SHOWN_PROMPT] for row in episodes.rows])
     judged = judge(cast.actors, episodes.rollout, config, scene.precision, scene.leave_open)
     # up to here nothing has moved: a reward that fails leaves the state of the step before (see drive)
-    scores, each = cast.score(episodes, judged.ref)
-    known = {"gold": float(scene.gold(episodes, judged.ref).mean())} if scene.gold else {}
-    known |= scene.watch.look(episodes, judged.ref)
-    known |= rates(episodes.rows, episodes.texts)
+    scores, each = shared_scores(cast.score, episodes, judged.ref)
+    known = from_main(lambda: _watched(scene, episodes, judged.ref))
     metrics = scene.improve(
         cast.actors, episodes.rollout, scores, judged, config, beta=scene.kl.coef, done=(step - 1) / config.updates,
         ptx=(lambda: next(ptx)) if ptx else None, precision=scene.precision,
     )  # fmt: skip
     row = {"step": step, "proxy": float(scores.mean()), **known, **each, **metrics, "beta": scene.kl.coef}
+    cast.enter_policy()  # the model of a best stretch is saved
     scene.watch.note(row)
     scene.kl.update(metrics["kl"], config.batch_size)
     seconds = time.perf_counter() - began
@@ -222,6 +231,12 @@ def update(scene: Scene, step: int) -> dict[str, Any]:
     speed = f"{row['episodes_per_second']:.0f} episodes/s"
     console.print(f"[bold]{scene.run.path.name}[/] {step}/{config.updates}  {words}  {speed}  ETA {left:.0f}s")
     return row
+
+
+def _watched(scene: Scene, episodes: Episodes, ref: Tensor) -> dict[str, float]:
+    """What is measured of an update's answers and not maximised."""
+    known = {"gold": float(scene.gold(episodes, ref).mean())} if scene.gold else {}
+    return known | scene.watch.look(episodes, ref) | rates(episodes.rows, episodes.texts)
 
 
 def _show(run: RunDir, step: int, rows: list[dict[str, Any]], texts: list[str], scores: Tensor) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from tutelage.core.distributed import gather, rank, world_size
 from tutelage.core.records import BadRows
 from tutelage.core.runtime import generator, stream_seed
 from tutelage.engine import Completion, LocalEngine, SamplingParams
+from tutelage.engine.local import rollout_seeds
 from tutelage.text.chat import encode_prompt, turn_end_id
 from tutelage.train.sources import nonempty, place_of
 from tutelage.train.update import Rollout, collate
@@ -23,6 +25,13 @@ class Episodes:
     rollout: Rollout
     rows: list[dict[str, Any]]
     texts: list[str]
+
+    def part(self, s: slice) -> Episodes:
+        """Some of them."""
+        r = self.rollout
+        sampled = None if r.sampled is None else r.sampled[s]
+        cut = Rollout(r.tokens[s], r.attention[s], r.mask[s], r.ended[s], sampled, r.group)
+        return Episodes(cut, self.rows[s], self.texts[s])
 
 
 def encode_prompts(
@@ -62,7 +71,7 @@ def sample_episodes(
     group: int = 1,
 ) -> Episodes:
     """One batch of episodes, `group` answers to a prompt one behind another. Prompts and random numbers are functions
-    of (seed, step) alone: nothing else to resume."""
+    of (seed, step) alone: nothing else to resume, and ranks that share the prompts draw what one process draws."""
     tokenizer = engine.tokenizer
     asked = batch_size // group
     chosen = torch.randperm(len(rows), generator=generator(seed, "prompts", step))[:asked].tolist()
@@ -77,11 +86,22 @@ def sample_episodes(
         seed=stream_seed(seed, "rollout", step) % 2**31,
         n=group,
     )
-    completions = engine.rollout([r["ids"] for r in batch], params)
+    completions = _shared_rollout(engine, [r["ids"] for r in batch], params)
     # neighbours in length went through the engine together; minibatches take every n-th, so that each is a fair sample
     order = sorted(range(len(batch)), key=lambda i: (i % minibatches, i))
     answers = [c for i in order for c in completions[i * group : (i + 1) * group]]
     return episodes_of([batch[i] for i in order for _ in range(group)], answers, tokenizer, group)
+
+
+def _shared_rollout(engine: LocalEngine, prompts: list[list[int]], params: SamplingParams) -> list[Completion]:
+    """`engine.rollout` with the prompts dealt out to the ranks, neighbours to different ones; all get all answers."""
+    size, number, n = world_size(), rank(), params.n
+    if size == 1:
+        return engine.rollout(prompts, params)
+    mine, seeds = prompts[number::size], rollout_seeds(params, len(prompts))[number::size]
+    every = gather(engine.rollout(mine, params, seeds) if mine else [])
+    found = ((every[i % size], i // size * n) for i in range(len(prompts)))
+    return [answer for answers, at in found for answer in answers[at : at + n]]
 
 
 def episodes_of(

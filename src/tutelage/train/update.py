@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from tutelage.core.distributed import agreed, all_sum, gather, own, world_size
 from tutelage.core.runtime import autocast
 from tutelage.core.stats import correlation
 from tutelage.loss.lm import cross_entropy_sum, entropy_from_logits, masked_mean, token_logprobs
@@ -144,12 +145,13 @@ def judge(
 ) -> Judged:
     """Old and reference log-probs, values and entropies, by the training forward on the update's own minibatches.
 
-    Batch shape alone moves log-probs by 2e-5, and the ratio of the first minibatch has to be exactly 1. `leave_open`:
+    Batch shape alone moves log-probs by 2e-5, and the ratio of the first minibatch has to be exactly 1. Each rank does
+    its part of every minibatch and gets the others'. `leave_open`:
     see Judged; the policy's part is then left at 0.
     """
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     with autocast(precision):
-        for s in slices(len(rollout.tokens), config.minibatches):
+        for s in map(own, slices(len(rollout.tokens), config.minibatches)):
             old = entropy = torch.zeros_like(rollout.mask[s])
             if not leave_open:
                 old, found = logprobs_of(actors, actors.policy, rollout, s, config.temperature, entropy=True)
@@ -160,7 +162,9 @@ def judge(
             if actors.critic is not None:
                 values = actors.critic(rollout.tokens[s], rollout.attention[s])[:, :-1].float()
             parts.append((old, ref, values, entropy))
-    old, ref, values, entropy = (torch.cat(x) for x in zip(*parts))
+    # the ranks' parts of a minibatch stand one behind another
+    whole = [part for of_ranks in zip(*gather(parts)) for part in of_ranks]
+    old, ref, values, entropy = (torch.cat(x) for x in zip(*whole))
     return Judged(old, ref, values, entropy, leave_open)
 
 
@@ -190,6 +194,10 @@ def pretraining_gradient(actors: Actors, config: PassConfig, ptx: Ptx | None, pr
     with autocast(precision):
         logits = actors.policy(batch["input_ids"], torch.ones_like(batch["input_ids"]))
         total, count = cross_entropy_sum(logits, batch["labels"])
+    if world_size() > 1:
+        nats, units = all_sum([float(total.detach()), float(count)])
+        (config.ptx_coef * total / units).backward()
+        return {"ptx_loss": torch.tensor(nats / units)}
     (config.ptx_coef * total / count).backward()
     return {"ptx_loss": (total / count).detach()}
 
@@ -234,7 +242,36 @@ def passes(
             made.skipped += not sound
             made.rows.append({k: float(v) for k, v in out.items()})
             made.weights.append(weight)
-    return made
+    return _joined(gather(made)) if world_size() > 1 else made
+
+
+def _joined(parts: list[Passes]) -> Passes:
+    """The ranks' passes as one process has them: weighted means, the largest ratio."""
+    rows = []
+    for of_ranks, weights in zip(zip(*(p.rows for p in parts)), zip(*(p.weights for p in parts))):
+        total = max(sum(weights), 1.0)
+        row = {k: sum(r[k] * w for r, w in zip(of_ranks, weights)) / total for k in of_ranks[0]}
+        if "ratio_max_dev" in row:
+            row["ratio_max_dev"] = max(r["ratio_max_dev"] for r in of_ranks)
+        rows.append(row)
+    return Passes(rows, [sum(w) for w in zip(*(p.weights for p in parts))], parts[0].skipped)
+
+
+def share(rollout: Rollout, s: slice, by_answers: bool = False) -> float:
+    """This rank's part of a minibatch, in tokens or answers: the weight of its mean in the minibatch's."""
+    mask, mine = rollout.mask[s], rollout.mask[own(s)]
+    return len(mine) / len(mask) if by_answers else float(mine.sum()) / max(1.0, float(mask.sum()))
+
+
+def shared_scores(score: Callable[..., Any], episodes: Any, ref: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """`score(episodes, ref)`, each rank scoring its part; an error of one is raised on all."""
+    if world_size() == 1:
+        return score(episodes, ref)
+    mine = own(slice(0, len(ref)))
+    found = agreed(lambda: score(episodes.part(mine), ref[mine]))
+    sizes = [len(scores) for scores, _ in found]
+    means = {k: sum(each[k] * n for (_, each), n in zip(found, sizes)) / sum(sizes) for k in found[0][1]}
+    return torch.cat([scores for scores, _ in found]), means
 
 
 def facts(rollout: Rollout, judged: Judged, kl: Tensor, scores: Tensor, made: Passes) -> dict[str, float]:
