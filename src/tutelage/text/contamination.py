@@ -56,7 +56,7 @@ class Evaluations:
         documents, int64 [H, 2]."""
         documents = np.bincount(hits[:, 1], minlength=len(self.grams))
         counts = (documents > 0) & (documents <= COMMON)
-        dirty = np.unique(self.owners[counts[self.owners[:, 0]], 1]) if len(self.grams) else []
+        dirty = np.unique(self.owners[counts[self.owners[:, 0]], 1]).tolist() if len(self.grams) else []
         table = {name: {"examples": 0, "too_short": few, "contaminated": 0} for name, few in self.short.items()}
         for name in self.names:
             table[name]["examples"] += 1
