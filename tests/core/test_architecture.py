@@ -23,6 +23,7 @@ RANKS = {
     "serve": 7,
     "verbs": 0,
     "cli": 8,
+    "__main__": 9,
 }
 
 
