@@ -159,7 +159,7 @@ def go(name: str, kind: str, settings: dict[str, Any], seed: int, count: int, st
         out = common.run_side(python, PEERS / f"{name}_sft.py", job)
         if steps is None:
             out |= {"tokens_per_second": data["tokens"] / out["seconds"], "tokens": data["tokens"]}
-            out["held_loss"] = held_out_loss(out["model"], data["held"])
+            out["held_loss"] = held_out_loss(out.pop("model"), data["held"])
         return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -48,6 +49,22 @@ def settle_precision(run: RunDir, precision: str) -> str:
     return str(found)
 
 
+def _go_on(run: RunDir, folder: Path, parts: Mapping[str, Stateful]) -> int:
+    """Give the parts the state of the newest checkpoint and take the run's rows back to it; returns its step, 0 without
+    one. RunError where it lacks a part."""
+    start = 0
+    if found := load_latest(folder):
+        start, state = found
+        if missing := [name for name in parts if name not in state]:
+            words = f"no {missing[0]!r} in it, another version wrote it; remove {folder} to begin anew"
+            raise RunError(f"{folder}/step-{start}: {words}")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        console.print(f"[bold]{run.path.name}[/] goes on after step {start}")
+    run.truncate_metrics(start)
+    return start
+
+
 def drive(
     run: RunDir,
     parts: Mapping[str, Stateful],
@@ -69,17 +86,8 @@ def drive(
     if guard:
         parts = {**parts, "guard": guard}
     number = rank()  # the others drop out other units than rank 0
-    folder, start, seed = run.path / "checkpoints", 0, int(run.config.get("seed") or 0)
-    if found := load_latest(folder):
-        start, state = found
-        if missing := [name for name in parts if name not in state]:
-            words = f"no {missing[0]!r} in it, another version wrote it; remove {folder} to begin anew"
-            raise RunError(f"{folder}/step-{start}: {words}")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        console.print(f"[bold]{run.path.name}[/] goes on after step {start}")
-    run.truncate_metrics(start)
-    saved = start
+    folder, seed = run.path / "checkpoints", int(run.config.get("seed") or 0)
+    saved = start = _go_on(run, folder, parts)
 
     def save(step: int, row: Mapping[str, Any] | None = None) -> None:
         if guard:

@@ -6,6 +6,7 @@ are divided by the step's total count, so accumulation over unequal micro-batche
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from tutelage.train.checkpoint import Trained
 from tutelage.train.drive import Stateful, Values, console, drive, settle_precision
 from tutelage.train.guard import Guard
 from tutelage.train.optim import Optimizers
-from tutelage.train.parallel import Parallel, sharded
+from tutelage.train.parallel import Parallel, Sharded, sharded
 
 Batch = Mapping[str, Any]
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Any]]]
@@ -61,35 +62,29 @@ def train(
     A row of metrics is logged every `log_every` steps; `evaluate` gives more of them and `sample` rows for
     samples.jsonl, both every `eval_every` steps and at the end. `stop_when(row)` ends the training early; `beside` is
     what it remembers, part of the checkpoint. Without `dropout` the model computes the same function in training as in
-    evaluation.
-    Under torchrun the ranks share the work (train/parallel.py), and rank 0 evaluates and samples.
-    Returns the last metrics. Raises, once it has saved, Interrupted on Ctrl-C, and DivergedError where the guard says
-    so (see train/guard.py).
+    evaluation. Under torchrun the ranks share the work (train/parallel.py), and rank 0 evaluates and samples.
+    Returns the last metrics. Raises, once saved, Interrupted on Ctrl-C and DivergedError by the guard (train/guard.py).
     """
     state = Values(last={}, seconds=0.0)
     precision = settle_precision(run, precision)
-    tokens, spent = 0, 0.0  # since the last row
-    compute: Compute = lambda batch: objective(model, batch)  # noqa: E731
-    learner, renew = model, _nothing
+    pace = _Pace()
+    compute: Compute = functools.partial(objective, model)
     if shards := sharded(model, objective, parallel):
-        compute, learner, renew = shards.root, shards.model, shards.refresh
-        optimizers = shards.optimizers(optimizers)
+        compute, optimizers = shards.root, shards.optimizers(optimizers)
+        shards.model.train(dropout)
     guard = Guard.of(run, optimizers.params)
 
     def one(step: int) -> dict[str, Any] | None:
-        nonlocal tokens, spent
         values, began, row = state.values, time.perf_counter(), None
         guard.begin(step)
         metrics, norm = _step(compute, loader, optimizers, accumulate, precision, (step - 1) / steps, guard)
-        tokens += metrics.pop("tokens", 0)
-        spent += time.perf_counter() - began
+        pace.add(metrics.pop("tokens", 0), time.perf_counter() - began)
         due = step == steps or bool(eval_every and step % eval_every == 0)
         if due or step == 1 or step % log_every == 0:
-            row = {"step": step, **metrics, "grad_norm": norm, "tokens_per_second": round(tokens / max(1e-9, spent))}
+            row = {"step": step, **metrics, "grad_norm": norm, "tokens_per_second": pace.take()}
             row["seconds"] = round(values["seconds"] + time.perf_counter() - began, 2)
-            tokens, spent = 0, 0.0
             if due:
-                renew()
+                _renew(shards)
                 row.update(from_main(lambda: _look(model, run, step, evaluate, sample, dropout)))
             values["last"] = {**row, "stopped": True} if stop_when and stop_when(row) else row
             _show(run.path.name, row, steps)
@@ -97,17 +92,33 @@ def train(
         return row
 
     model.train(dropout)
-    learner.train(dropout)
     moved: Stateful = shards or (model if all(p.requires_grad for p in model.parameters()) else Trained(model))
-    parts: dict[str, Any] = {"model": moved, "optimizers": optimizers, "loader": loader, "state": state}
-    parts |= beside or {}
+    parts = {"model": moved, "optimizers": optimizers, "loader": loader, "state": state, **(beside or {})}
     drive(run, parts, steps, one, save_every, lambda: state.values["last"].get("stopped", False), guard=guard)
-    renew()
+    _renew(shards)
     return state.values["last"]
 
 
-def _nothing() -> None:
-    """A model that is trained itself has nothing to renew."""
+class _Pace:
+    """Tokens trained on and seconds spent since the last row."""
+
+    def __init__(self) -> None:
+        self.tokens, self.seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+
+    def take(self) -> int:
+        """Tokens per second; the count begins anew."""
+        rate = round(self.tokens / max(1e-9, self.seconds))
+        self.tokens, self.seconds = 0, 0.0
+        return rate
+
+
+def _renew(shards: Sharded | None) -> None:
+    """Bring the plain model up to its shards; one that is trained itself is."""
+    if shards:
+        shards.refresh()
 
 
 def _look(
