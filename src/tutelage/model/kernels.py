@@ -111,8 +111,7 @@ def _products(
     if bias is not None:
         scores = scores + bias
     if causal:
-        ahead = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(ahead, -math.inf)
+        scores = scores + _ahead(scores)
     lse = scores.logsumexp(-1)
     weights = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0.0)[..., None])
     return torch.matmul(weights, value), lse
