@@ -42,7 +42,8 @@ def held(engine: LocalEngine) -> int:
     """Bytes of keys and values that are really there, whatever the scheduler believes."""
     scheduler = engine._scheduler
     kept = [[c.pool for c in scheduler.cohorts.values()], [list(s.stored.values()) for s in scheduler.sessions]]
-    return sum(storages(kept).values())
+    stacks = [stack.layers for stack, _ in scheduler._shared._stacks.values()]
+    return sum(storages([kept, stacks]).values())
 
 
 @contextmanager

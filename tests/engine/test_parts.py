@@ -1,14 +1,17 @@
 """Kept prompts of about one length are attended to in one call, and that changes nothing."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from tests.engine.tiny_families import Numbers, build
 from tutelage.engine import SamplingParams
 from tutelage.engine.local import LocalEngine
-from tutelage.engine.parts import Kept, alike
+from tutelage.engine.parts import Kept, Shared, alike
 from tutelage.engine.trie import Node
-from tutelage.model.plans import StackedKeys, StoredKeys, side_by_side
+from tutelage.model.plans import StackedKeys, StoredKeys
 
 
 def kept(length: int, rows: int, depth: int = 0, order: int = 0) -> Kept:
@@ -25,17 +28,34 @@ def test_what_is_put_together() -> None:
     assert sizes(*[kept(20, 1) for _ in range(9)], kept(21, 64)) == [[20] * 9, [21]]  # mostly padding
 
 
-def test_a_stack_holds_nothing_twice_and_is_made_once() -> None:
+def test_a_stack_is_a_copy_with_zeros_behind_the_shorter() -> None:
     spans = [StoredKeys({0: (torch.randn(2, n, 4), torch.randn(2, n, 4))}) for n in (3, 5)]
-    before = [span.layers[0][0].clone() for span in spans]
-    stack = side_by_side(spans)
-    assert isinstance(stack, StackedKeys) and stack.layers[0][0].shape == (2, 2, 5, 4)
+    keys, values = StackedKeys(spans).layers[0]
+    assert keys.shape == values.shape == (2, 2, 5, 4) and not keys[0, :, 3:].any() and not values[0, :, 3:].any()
     for g, span in enumerate(spans):
-        assert torch.equal(span.layers[0][0], before[g])
-        assert span.layers[0][0].untyped_storage().data_ptr() == stack.layers[0][0].untyped_storage().data_ptr()
-    assert not stack.layers[0][0][0, :, 3:].any()
-    assert side_by_side(spans) is stack
-    assert side_by_side(spans[:1]) is spans[0] and side_by_side(spans[::-1]) is not stack
+        own, length = span.layers[0], span.layers[0][0].shape[1]
+        assert torch.equal(keys[g, :, :length], own[0]) and torch.equal(values[g, :, :length], own[1])
+        assert own[0].untyped_storage().data_ptr() != keys.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("room", [0, 60, 10_000])
+def test_copies_are_made_where_there_is_room_and_kept_while_their_nodes_are(room: int) -> None:
+    """Five prompts of 20 tokens in two cohorts' order: one call with room for 100 tokens, else one a prompt."""
+    engine = LocalEngine(build("llama"), Numbers())
+    prompts = [[i, *range(2, 21)] for i in range(30, 35)]
+    seen: list[tuple[int, int]] = []
+    of = Shared.of
+
+    def watch(self: Shared, cohorts: Any, device: Any, _: int) -> Any:
+        parts = of(self, cohorts, device, room)
+        seen.append((len(parts), self.tokens))
+        return parts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shared, "of", watch)
+        engine.generate(prompts, SamplingParams(max_tokens=4, n=3, seed=1, banned_tokens=(1,)))
+    assert seen and set(seen) == ({(1, 100)} if room >= 100 else {(5, 0)})
+    assert engine._scheduler._shared.tokens == 0
 
 
 def test_groups_that_end_one_by_one_get_the_answers_they_get_alone() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.engine.session import Cohort
 from tutelage.engine.trie import Node
-from tutelage.model.plans import Block, Keys, StoredKeys, side_by_side
+from tutelage.model.plans import Block, Keys, StackedKeys, StoredKeys
 
 
 @dataclass
@@ -46,8 +46,53 @@ class Part:
         )  # fmt: skip
 
 
-def shared_parts(cohorts: Sequence[Cohort], device: torch.device) -> list[Part]:
-    """The parts of all rows of the cohorts, one cohort behind another; they hold until a row joins or leaves."""
+class Shared:
+    """The parts of the rows that decode, and the copies of kept keys that they need; `tokens` of copies are held.
+
+    Without room for a copy its nodes are attended to one by one, as they are.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Part] | None = None
+        self._stacks: dict[tuple[int, ...], tuple[StackedKeys, int]] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of keys and values in the copies, padding included."""
+        return sum(tokens for _, tokens in self._stacks.values())
+
+    def moved(self) -> None:
+        """Rows have left: the parts are others; copies whose nodes stay together are used on."""
+        self._parts = None
+
+    def clear(self) -> None:
+        """Rows are about to join: the room is theirs, and a new node might have an old one's id."""
+        self._parts = None
+        self._stacks = {}
+
+    def of(self, cohorts: Sequence[Cohort], device: torch.device, room: int) -> list[Part]:
+        """The parts of all rows of the cohorts, one cohort behind another; new copies hold at most `room` tokens, less
+        what those in use hold."""
+        if self._parts is None:
+            groups = alike(_kept(cohorts))
+            idents = [tuple(id(one.keys) for one in group) for group in groups]
+            self._stacks = {ident: self._stacks[ident] for ident in idents if ident in self._stacks}
+            self._parts = []
+            for group, ident in zip(groups, idents):
+                for part, keys in self._with_keys(group, ident, room):
+                    self._parts.append(_part(part, keys, device))
+        return self._parts
+
+    def _with_keys(self, group: list[Kept], ident: tuple[int, ...], room: int) -> list[tuple[list[Kept], Keys]]:
+        tokens = len(group) * max(one.node.length for one in group)
+        if len(group) > 1 and ident not in self._stacks and self.tokens + tokens <= room:
+            self._stacks[ident] = StackedKeys([one.keys for one in group]), tokens
+        if ident in self._stacks:
+            return [(group, self._stacks[ident][0])]
+        return [([one], one.keys) for one in group]
+
+
+def _kept(cohorts: Sequence[Cohort]) -> list[Kept]:
     found: dict[tuple[int, int], Kept] = {}
     seats = [seat for cohort in cohorts for seat in cohort.seats]
     for number, seat in enumerate(seats):
@@ -56,7 +101,7 @@ def shared_parts(cohorts: Sequence[Cohort], device: torch.device) -> list[Part]:
             if key not in found:
                 found[key] = Kept(node, depth, seat.session.stored[node.order])
             found[key].rows.append(number)
-    return [_part(together, device) for together in alike(list(found.values()))]
+    return list(found.values())
 
 
 def alike(kept: Sequence[Kept]) -> list[list[Kept]]:
@@ -78,7 +123,7 @@ def alike(kept: Sequence[Kept]) -> list[list[Kept]]:
     return out
 
 
-def _part(kept: Sequence[Kept], device: torch.device) -> Part:
+def _part(kept: Sequence[Kept], keys: Keys, device: torch.device) -> Part:
     rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(k.rows) for k in kept], batch_first=True, padding_value=-1)
     places = torch.arange(max(k.node.length for k in kept))
     lengths = torch.tensor([k.node.length for k in kept])[:, None]
@@ -87,7 +132,7 @@ def _part(kept: Sequence[Kept], device: torch.device) -> Part:
     return Part(
         rows.clamp(min=0).to(device),
         None if bool(real.all()) else real.flatten().nonzero().squeeze(-1).to(device),
-        side_by_side([k.keys for k in kept]),
+        keys,
         positions.to(device),
         None if bool(seen.all()) else seen[:, None, None].to(device),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tutelage.engine.compiled import Compiled, Decode
-from tutelage.engine.parts import Part, shared_parts
+from tutelage.engine.parts import Shared
 from tutelage.engine.plan import Chunk, Walk
 from tutelage.engine.pool import Pool, PoolKeys, writer
 from tutelage.engine.prefixes import Prefixes
@@ -51,8 +51,7 @@ class Scheduler:
         self._gate = threading.Lock()
         self._incoming: list[Session] = []
         self._driven = False
-        self._parts: list[Part] | None = None
-        """Until rows join or leave."""
+        self._shared = Shared()
 
     def never_fits(self, prompt: int, n: int, new: int) -> str | None:
         """Why n samples of `new` tokens after a prompt of `prompt` can never be decoded, or None."""
@@ -174,6 +173,7 @@ class Scheduler:
     # prefill
 
     def _prefill(self, admitted: Sequence[tuple[Session, Group, int]]) -> None:
+        self._shared.clear()
         for session in dict.fromkeys(s for s, _, _ in admitted):
             groups = [g for s, g, _ in admitted if s is session]
             places = self._seat(session, [(g, size) for s, g, size in admitted if s is session])
@@ -186,7 +186,6 @@ class Scheduler:
                 self._chunk(session, groups, chunk, places, first)
             self._keep(session, groups, places, stored)
             self._first_tokens(first, session)
-        self._parts = None
 
     def _seat(self, session: Session, groups: Sequence[tuple[Group, int]]) -> dict[int, tuple[Cohort, int]]:
         """Give every row a place at the end of its cohort: group number -> (cohort, the place of its first row)."""
@@ -284,9 +283,8 @@ class Scheduler:
             at += count
         ids = torch.cat([c.rows.last for c in cohorts])
         positions = torch.cat([c.base + c.own for c in cohorts])
-        if self._parts is None:
-            self._parts = shared_parts(cohorts, self.rules.device)
-        more = [part.block(positions) for part in self._parts]
+        shared = self._shared.of(cohorts, self.rules.device, self.capacity - self.used())
+        more = [part.block(positions) for part in shared]
         with using(self.model, Plan(blocks, more, keepers)):
             logits = self.decode(ids, positions)[0].float()
         at = 0
@@ -348,7 +346,10 @@ class Scheduler:
         cohort.leave(done)
         if not cohort.seats:  # give the memory back
             del self.cohorts[cohort.pool.capacity]
-        self._parts = None
+        if self.cohorts:
+            self._shared.moved()
+        else:
+            self._shared.clear()
 
     def drop(self, session: Session, number: int) -> None:
         """Take the rows of one group out, finished or not. Called between steps."""
@@ -373,7 +374,8 @@ class Scheduler:
         """After an error nothing can be trusted: forget every row, and say so to every session."""
         with self._gate:
             sessions, self.sessions, self._incoming = [*self.sessions, *self._incoming], [], []
-        self.cohorts, self._parts = {}, None
+        self.cohorts = {}
+        self._shared.clear()
         for session in sessions:
             session.forget()
             session.error = session.error or problem

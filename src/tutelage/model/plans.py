@@ -54,8 +54,6 @@ class StoredKeys:
     """A span of an earlier forward: per layer keys and values [Hkv, L, d]."""
 
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    stacked: tuple[StackedKeys, int] | None = None
-    """Of which stack these are views, and their place in it."""
 
     def get(self, layer: int, key_HND: Tensor, value_HND: Tensor) -> tuple[Tensor, Tensor]:
         """See Keys."""
@@ -71,35 +69,18 @@ class StoredKeys:
 
 
 class StackedKeys:
-    """Spans of earlier forwards side by side, [G, Hkv, L, d] with zeros behind the shorter ones. The spans become views
-    of the stack, so that nothing is held twice."""
+    """Copies of spans of earlier forwards side by side, [G, Hkv, L, d] with zeros behind the shorter ones. Copies, as
+    views of a stack would keep all of it alive for the last span that is needed."""
 
     def __init__(self, spans: Sequence[StoredKeys]) -> None:
-        self.count = len(spans)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         for layer in spans[0].layers:
             keys, values = (_stack([span.layers[layer][i] for span in spans]) for i in (0, 1))
             self.layers[layer] = keys, values
-            for g, span in enumerate(spans):
-                length = span.layers[layer][0].shape[1]
-                span.layers[layer] = keys[g, :, :length], values[g, :, :length]
-        for g, span in enumerate(spans):
-            span.stacked = self, g
 
     def get(self, layer: int, key_HND: Tensor, value_HND: Tensor) -> tuple[Tensor, Tensor]:
         """See Keys."""
         return self.layers[layer]
-
-
-def side_by_side(spans: Sequence[StoredKeys]) -> Keys:
-    """The spans as keys [G, Hkv, L, d] of one block; the stack that they stand in already, where it is just they."""
-    if len(spans) == 1:
-        return spans[0]
-    found = [span.stacked for span in spans]
-    stack = found[0][0] if found[0] is not None else None
-    if stack is not None and stack.count == len(spans) and found == [(stack, g) for g in range(len(spans))]:
-        return stack
-    return StackedKeys(spans)
 
 
 def _stack(parts_HLD: Sequence[Tensor]) -> Tensor:
